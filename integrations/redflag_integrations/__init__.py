@@ -1,0 +1,1 @@
+"""Bridges from RedFlag to other systems. None is built yet; the contract comes with ``redflag_core.bridge``."""

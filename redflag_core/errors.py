@@ -1,0 +1,134 @@
+"""
+Every failure that is expected, as a type with a stable ``code``.
+
+Two families matter to callers:
+
+- `VerificationError`: bytes from outside must not be trusted. Parsing and verifying code raises nothing
+  else for any input; any other exception is a bug.
+- The rest of `RedFlagError`: this side is misconfigured, a limit holds, or a circuit is open.
+
+Messages are for people and say what to do. They never hold a secret, an expected signature or database text.
+"""
+
+from typing import ClassVar
+
+
+class RedFlagError(Exception):
+    """
+    Base of every expected failure.
+
+    Attributes:
+        code: Stable, machine-readable name of the failure. Part of the public API.
+    """
+
+    code: ClassVar[str] = "redflag_error"
+
+    @property
+    def message(self) -> str:
+        """The sentence for people."""
+        return str(self.args[0]) if self.args else self.code
+
+
+class VerificationError(RedFlagError):
+    """Untrusted bytes that must not be trusted. The base is never raised itself."""
+
+    code = "verification_failed"
+
+
+class MalformedError(VerificationError):
+    """The bytes do not have the one shape that is accepted: wrong encoding, unknown or missing field, oversize."""
+
+    code = "malformed"
+
+
+class TooLargeError(MalformedError):
+    """The bytes are longer than the stated bound."""
+
+    code = "too_large"
+
+
+class UnknownKeyError(VerificationError):
+    """No live key with the given key id is known."""
+
+    code = "unknown_key"
+
+
+class SignatureError(VerificationError):
+    """A signature does not verify over exactly these bytes."""
+
+    code = "bad_signature"
+
+
+class StaleError(VerificationError):
+    """A timestamp is outside the tolerance: the sender's clock or the message is too old or too new."""
+
+    code = "stale"
+
+
+class ReplayError(VerificationError):
+    """The nonce was used before, or is too old for anybody to know."""
+
+    code = "replayed"
+
+
+class ExpiredError(VerificationError):
+    """A signed document is past its end of validity, or not valid yet."""
+
+    code = "expired"
+
+
+class RollbackError(VerificationError):
+    """A signed document is older than the one that is already trusted."""
+
+    code = "rollback"
+
+
+class WrongRecipientError(VerificationError):
+    """A genuine message that is meant for another server, agent, machine or organization."""
+
+    code = "wrong_recipient"
+
+
+class MachineMismatchError(VerificationError):
+    """The machine evidence presented is not of the machine on record."""
+
+    code = "machine_mismatch"
+
+
+class ConfigurationError(RedFlagError):
+    """This installation is set up in a way that must not run. The message says what to change."""
+
+    code = "misconfigured"
+
+
+class KeyFileError(ConfigurationError):
+    """A key or secret file is missing, readable by others, damaged, weak, or protected by another passphrase."""
+
+    code = "key_file"
+
+
+class PolicyError(RedFlagError):
+    """A policy text or value does not mean anything. The message shows the accepted form."""
+
+    code = "invalid_policy"
+
+
+class CircuitOpenError(RedFlagError):
+    """
+    A circuit breaker is open and the call was not made.
+
+    Attributes:
+        retry_after: Seconds until a trial call is allowed, at least 0.
+    """
+
+    code = "circuit_open"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ScanError(RedFlagError):
+    """A scanner could not tell what the machine has. Its packages are then `unknown`, never "none"."""
+
+    code = "scan_failed"

@@ -1,0 +1,1 @@
+"""The RedFlag server: a thin Litestar shell around redflag_core."""
