@@ -1,0 +1,103 @@
+"""
+Timestamp windows and nonces: the two halves of "not a replay".
+
+A message is fresh when its time is within the tolerance; it is first when its nonce was never claimed. Check
+freshness before the signature (cheap first), claim the nonce after it (a forger must not burn nonces).
+"""
+
+from datetime import datetime
+from typing import Final, Protocol
+
+from redflag_core.errors import ReplayError, StaleError
+from redflag_core.ports import NonceStore
+
+TOLERANCE: Final = 300
+"""Seconds a message may be old, or its clock wrong, either direction, inclusive."""
+
+RETENTION: Final = 2 * TOLERANCE
+"""Seconds after ``created`` for which a nonce is kept: twice what any message that still passes can be old."""
+
+
+class Claimable(Protocol):
+    """A verified message that carries a nonce."""
+
+    @property
+    def key_id(self) -> str:
+        """Verified key id of the sender."""
+        ...
+
+    @property
+    def nonce(self) -> str:
+        """The nonce text."""
+        ...
+
+    @property
+    def created(self) -> int:
+        """Creation time, unix seconds."""
+        ...
+
+
+def unix(moment: datetime) -> float:
+    """
+    Unix seconds of an aware datetime.
+
+    Raises:
+        ValueError: A naive datetime: a bug of the caller.
+    """
+    if moment.tzinfo is None:
+        raise ValueError("now must be an aware datetime")
+    return moment.timestamp()
+
+
+def check_window(created: int, expires: int, *, now: datetime, tolerance: int = TOLERANCE) -> None:
+    """
+    Check that a message created at *created* is current.
+
+    Args:
+        created: Unverified creation time, unix seconds.
+        expires: Unverified end of validity, unix seconds, inclusive.
+        now: Current time, aware UTC. Compared once.
+        tolerance: Largest allowed difference in seconds, either direction, inclusive.
+
+    Raises:
+        StaleError: Too old, too new, or past its own end.
+    """
+    current = unix(now)
+    if created < current - tolerance or current > expires:
+        raise StaleError("the message is too old: check the sender's clock, and send it again")
+    if created > current + tolerance:
+        raise StaleError("the message comes from the future: check the sender's clock")
+
+
+def horizon_after_purge(now: datetime, *, retention: int = RETENTION) -> int:
+    """
+    The creation time, unix seconds, up to which nonces may be forgotten at *now*.
+
+    Store this horizon first, then purge: `created` at or below it is refused from then on.
+    """
+    return int(unix(now)) - retention - 1
+
+
+def refuse_replay(claimed: bool) -> None:
+    """
+    Turn the answer of a nonce store into a verdict.
+
+    Raises:
+        ReplayError: The nonce was not free.
+    """
+    if not claimed:
+        raise ReplayError("this message was received before: sign each attempt with a fresh nonce")
+
+
+async def claim_nonce(message: Claimable, store: NonceStore) -> None:
+    """
+    Take the nonce of a verified message for its one use.
+
+    Args:
+        message: Verified message.
+        store: Where nonces are claimed, atomically and durably.
+
+    Raises:
+        ReplayError: The nonce was claimed before, or is older than the store remembers.
+    """
+    refuse_replay(await store.claim(message.key_id, message.nonce, message.created))

@@ -1,0 +1,555 @@
+"""
+What travels between server, agent and executor: frozen values, one codec, bounds on every field.
+
+Envelope payloads have a payload type of their own (`redflag_core.envelope`); bodies of signed requests are plain
+JSON. Version 1 of each; unknown fields are refused within a version. Read with `redflag_core.codec.parse`.
+"""
+
+import re
+from enum import StrEnum
+from typing import Any, Final
+
+import attrs
+from attrs import validators
+
+from redflag_core.encoding import JsonValue, b64decode, b64encode
+from redflag_core.keys import KEY_TYPE, SigningKey, VerifyKey
+from redflag_core.machine import MachineEvidence
+from redflag_core.scanning import MAX_PACKAGES, Package
+
+PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSIONS: Final = (1,)
+"""What this release speaks: its own version and, once there is one, the previous."""
+
+BUNDLE_TYPE: Final = "application/vnd.redflag.bundle.v1+json"
+ROOT_TYPE: Final = "application/vnd.redflag.root.v1+json"
+EVIDENCE_TYPE: Final = "application/vnd.redflag.evidence.v1+json"
+EXECUTOR_PROOF_TYPE: Final = "application/vnd.redflag.executor-proof.v1+json"
+EXECUTOR_STATE_TYPE: Final = "application/vnd.redflag.executor-state.v1+json"
+
+MAX_SMALL_BODY: Final = 64 * 1024
+"""Bytes. Register, token and check-in bodies are below 8 KiB; envelopes in them below 64 KiB."""
+
+MAX_REPORT_BODY: Final = 16 * 1024 * 1024
+"""Bytes. A full inventory of `MAX_PACKAGES` packages."""
+
+MAX_BUNDLE_BYTES: Final = 256 * 1024
+MAX_WAIT_SECONDS: Final = 50
+"""Longest long-poll: below the 60 s after which proxies give up."""
+
+MAX_ERRORS: Final = 100
+MAX_SCANNERS: Final = 32
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_SCANNER = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+def _version(_instance: Any, attribute: "attrs.Attribute[int]", value: int) -> None:
+    if value not in PROTOCOL_VERSIONS:
+        raise ValueError(f"{attribute.name} must be one of {PROTOCOL_VERSIONS}")
+
+
+def _matches(pattern: re.Pattern[str], *, optional: bool = False) -> Any:
+    check = validators.matches_re(pattern, re.fullmatch)
+    return attrs.field(validator=validators.optional(check) if optional else check)
+
+
+def _text(limit: int, *, optional: bool = False) -> Any:
+    check = validators.max_len(limit)
+    if optional:
+        return attrs.field(default=None, validator=validators.optional(check))
+    return attrs.field(validator=[check, validators.min_len(1)])
+
+
+def _number(*, most: int = 2**53 - 1) -> Any:
+    return attrs.field(validator=[validators.ge(0), validators.le(most)])
+
+
+# --- trust -----------------------------------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    """What a key of the trust bundle may sign."""
+
+    COMMAND = "command"
+    CHECKPOINT = "checkpoint"
+    OPERATOR = "operator"
+
+
+@attrs.frozen
+class PublicKey:
+    """
+    A public key on the wire.
+
+    Attributes:
+        key: 32 raw bytes in base64.
+        key_type: ``ed25519``.
+    """
+
+    key: str = _text(64)
+    key_type: str = attrs.field(default=KEY_TYPE, validator=validators.in_((KEY_TYPE,)))
+
+    @classmethod
+    def of(cls, key: VerifyKey | SigningKey) -> "PublicKey":
+        """The wire form of a key."""
+        public = key.verify_key if isinstance(key, SigningKey) else key
+        return cls(b64encode(public.public_key))
+
+    def open(self) -> VerifyKey:
+        """
+        The key as a value.
+
+        Raises:
+            MalformedError: Not 32 bytes of base64.
+        """
+        return VerifyKey(b64decode(self.key))
+
+
+@attrs.frozen
+class TrustedKey:
+    """
+    One key of the trust bundle.
+
+    Attributes:
+        key: 32 raw bytes in base64.
+        role: What it may sign.
+        not_before: First second of validity, unix.
+        not_after: Last second of validity, unix. A retired checkpoint key stays listed, so that old checkpoints
+            verify.
+        organizations: For operator keys: the organizations they speak for. Empty for the server's own keys.
+        key_type: ``ed25519``.
+    """
+
+    key: str = _text(64)
+    role: Role
+    not_before: int = _number()
+    not_after: int = _number()
+    organizations: tuple[str, ...] = ()
+    key_type: str = attrs.field(default=KEY_TYPE, validator=validators.in_((KEY_TYPE,)))
+
+    def open(self) -> VerifyKey:
+        """The key as a value; raises `MalformedError`."""
+        return VerifyKey(b64decode(self.key))
+
+
+@attrs.frozen
+class TrustBundle:
+    """
+    Which keys an executor believes. Payload of `BUNDLE_TYPE`, signed by the root.
+
+    Attributes:
+        v: 1.
+        server: Server id, a UUID.
+        version: Never goes lower.
+        iat: Issued at, unix seconds.
+        epoch: Raised when a key was stolen; orders of another epoch are refused.
+        not_after: Last second of validity; at most 90 days after *iat*.
+        keys: The trusted keys.
+    """
+
+    v: int = attrs.field(validator=_version)
+    server: str = _matches(_UUID)
+    version: int = _number()
+    iat: int = _number()
+    epoch: int = _number()
+    not_after: int = _number()
+    keys: tuple[TrustedKey, ...] = attrs.field(validator=validators.max_len(1000))
+
+
+@attrs.frozen
+class RootDocument:
+    """
+    One root key. Payload of `ROOT_TYPE`, signed by root n and, from the second on, by root n - 1 too.
+
+    Attributes:
+        v: 1.
+        server: Server id.
+        n: 1 for the first.
+        iat: Issued at, unix seconds.
+        key: The public key.
+    """
+
+    v: int = attrs.field(validator=_version)
+    server: str = _matches(_UUID)
+    n: int = _number()
+    iat: int = _number()
+    key: PublicKey
+
+
+# --- the executor's statements ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class EvidenceStatement:
+    """What the executor read from the hardware. Payload of `EVIDENCE_TYPE`."""
+
+    v: int = attrs.field(validator=_version)
+    evidence: MachineEvidence
+
+
+@attrs.frozen
+class ExecutorProof:
+    """
+    The executor's word that it and the network process belong together. Payload of `EXECUTOR_PROOF_TYPE`.
+
+    Attributes:
+        v: 1.
+        agent_key: Public key of the network process.
+        executor_key: Public key of the executor, which signs this.
+        evidence: SHA-256 of the evidence envelope sent along, 64 hex digits.
+        server: Server id.
+        root_fp: Fingerprint of the server's first root key.
+        token_id: The registration token used.
+    """
+
+    v: int = attrs.field(validator=_version)
+    agent_key: PublicKey
+    executor_key: PublicKey
+    evidence: str = _matches(_HEX64)
+    server: str = _matches(_UUID)
+    root_fp: str = _matches(_HEX64)
+    token_id: str = _matches(_UUID)
+
+
+@attrs.frozen
+class ExecutorState:
+    """
+    How far the executor has come. Payload of `EXECUTOR_STATE_TYPE`; sent with every check-in and token request.
+
+    Attributes:
+        v: 1.
+        server: Server id.
+        agent_id: Whose executor this is.
+        epoch: Epoch of the bundle it holds.
+        gen: Generation of the last accepted command.
+        seq: Order number of the last accepted command.
+        refresh_generation: How often the refresh secret has moved on.
+        iat: Executor time, unix seconds.
+    """
+
+    v: int = attrs.field(validator=_version)
+    server: str = _matches(_UUID)
+    agent_id: str = _matches(_UUID)
+    epoch: int = _number()
+    gen: int = _number()
+    seq: int = _number()
+    refresh_generation: int = _number()
+    iat: int = _number()
+
+
+# --- registration and tokens -----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class OperatingSystem:
+    """What runs on the machine; shown, never trusted."""
+
+    family: str = _text(32)
+    id: str = _text(64)
+    name: str = _text(200)
+    version: str | None = _text(100, optional=True)
+    kernel: str | None = _text(200, optional=True)
+    arch: str | None = _text(32, optional=True)
+
+
+@attrs.frozen
+class Versions:
+    """Version of the agent, and the protocol versions it speaks."""
+
+    agent: str = _text(64)
+    protocol: tuple[int, ...] = attrs.field(validator=[validators.min_len(1), validators.max_len(8)])
+
+
+@attrs.frozen
+class Register:
+    """
+    Body of ``POST agents/register``.
+
+    Attributes:
+        v: 1.
+        registration_token: ``<token id>.<secret>``.
+        agent_key: Key of the network process; it signs the request.
+        executor_key: Key of the executor.
+        executor_proof: Envelope of `EXECUTOR_PROOF_TYPE` in base64.
+        evidence: Envelope of `EVIDENCE_TYPE` in base64, signed by the executor.
+        refresh_hash: SHA-256 of the first refresh secret, 64 hex digits.
+        hostname: Shown, never trusted.
+        os: Shown, never trusted.
+        versions: What the agent speaks.
+    """
+
+    v: int = attrs.field(validator=_version)
+    registration_token: str = _text(128)
+    agent_key: PublicKey
+    executor_key: PublicKey
+    executor_proof: str = _text(16 * 1024)
+    evidence: str = _text(16 * 1024)
+    refresh_hash: str = _matches(_HEX64)
+    hostname: str = _text(253)
+    os: OperatingSystem
+    versions: Versions
+
+
+@attrs.frozen
+class Registered:
+    """Answer to `Register`: the record that now exists, or existed already."""
+
+    v: int
+    agent_id: str
+    server: str
+    status: str
+    organization: str
+
+
+@attrs.frozen
+class TokenRequest:
+    """
+    Body of ``POST agent/token``: proves the current refresh secret and commits to the next.
+
+    Attributes:
+        v: 1.
+        current: The current refresh secret, 32 bytes in base64url.
+        next_hash: SHA-256 of the successor, 64 hex digits; the same until answered.
+        evidence: Envelope of `EVIDENCE_TYPE` in base64.
+        state: Envelope of `EXECUTOR_STATE_TYPE` in base64.
+        boot_id: Of the running kernel, or None.
+    """
+
+    v: int = attrs.field(validator=_version)
+    current: str = attrs.field(validator=validators.matches_re(_SECRET, re.fullmatch), repr=False)
+    next_hash: str = _matches(_HEX64)
+    evidence: str = _text(16 * 1024)
+    state: str = _text(16 * 1024)
+    boot_id: str | None = _text(64, optional=True)
+
+
+@attrs.frozen
+class Token:
+    """
+    Answer to `TokenRequest`.
+
+    Attributes:
+        v: 1.
+        access_token: For the authorization header of every other request.
+        expires_in: Seconds.
+        refresh_generation: The server's count after this request.
+    """
+
+    v: int
+    access_token: str = attrs.field(repr=False)
+    expires_in: int
+    refresh_generation: int
+
+
+# --- check-in --------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class ScannerState:
+    """
+    What the agent last saw of one scanner, without the inventory.
+
+    Attributes:
+        scanner: Its name.
+        status: ``ok``, ``failed`` or ``open`` (circuit open).
+        hash: Inventory hash of the last successful scan, or None before the first.
+        taken_at: Time of the last run, unix seconds.
+    """
+
+    scanner: str = _matches(_SCANNER)
+    status: str = attrs.field(validator=validators.in_(("ok", "failed", "open")))
+    hash: str | None = _matches(_HEX64, optional=True)
+    taken_at: int = _number()
+
+
+@attrs.frozen
+class CheckIn:
+    """
+    Body of ``POST agent/check-in``.
+
+    Attributes:
+        v: 1.
+        state: Envelope of `EXECUTOR_STATE_TYPE` in base64.
+        boot_id: Of the running kernel, or None.
+        scanners: What each scanner last saw.
+        evidence: Envelope of `EVIDENCE_TYPE` in base64 when its digest is not the access token's, else None.
+        os: When it changed or after a start, else None.
+        versions: When they changed or after a start, else None.
+        hostname: When it changed or after a start, else None.
+        wait: Seconds the agent would wait for something to do. 0 asks for an answer at once.
+    """
+
+    v: int = attrs.field(validator=_version)
+    state: str = _text(16 * 1024)
+    boot_id: str | None = _text(64, optional=True)
+    scanners: tuple[ScannerState, ...] = attrs.field(default=(), validator=validators.max_len(MAX_SCANNERS))
+    evidence: str | None = _text(16 * 1024, optional=True)
+    os: OperatingSystem | None = None
+    versions: Versions | None = None
+    hostname: str | None = _text(253, optional=True)
+    wait: int = attrs.field(default=0, validator=[validators.ge(0), validators.le(MAX_WAIT_SECONDS)])
+
+
+@attrs.frozen
+class CheckInAnswer:
+    """
+    Answer to `CheckIn`.
+
+    Attributes:
+        v: 1.
+        server_time: Database time, unix seconds.
+        status: The agent's status (`redflag_core.enrolment.AgentStatus`).
+        next_check_in_seconds: When to come back, jitter included.
+        reports_wanted: Scanners whose inventory the server does not hold.
+        report_bases: The hash the server holds for each scanner, to send a delta against.
+        epoch: Of the current bundle.
+        bundle_version: Of the current bundle.
+        bundle: SHA-256 of the current bundle's envelope, 64 hex digits.
+        commands: Signed commands, envelopes in base64.
+        protocol: Versions that the server speaks.
+    """
+
+    v: int
+    server_time: int
+    status: str
+    next_check_in_seconds: int
+    reports_wanted: tuple[str, ...]
+    report_bases: dict[str, str]
+    epoch: int
+    bundle_version: int
+    bundle: str
+    commands: tuple[str, ...] = ()
+    protocol: tuple[int, ...] = PROTOCOL_VERSIONS
+
+
+# --- reports and errors ----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class PackageRef:
+    """A package of a report's inventory by its key."""
+
+    name: str = _text(256)
+    arch: str = _text(32)
+
+
+@attrs.frozen
+class Report:
+    """
+    Body of ``POST agent/reports/{scanner}``.
+
+    A failed scan (``status`` = ``failed``) carries an error and no packages: it says nothing about them.
+
+    Attributes:
+        v: 1.
+        report_id: UUID made by the agent; the same report sent again is accepted once.
+        taken_at: When the scan ended, unix seconds.
+        duration_ms: How long it took.
+        status: ``ok``, ``failed`` or ``open``.
+        manager: Package manager (`apt`, ...).
+        error: Why the scan failed, else None.
+        warnings: What the scan could not do.
+        base: None for a full report; else the accepted inventory hash that the changes apply to.
+        hash: Inventory hash after this report; None for a failed scan.
+        packages: The full inventory, or the packages that are new or changed.
+        removed: Packages that are gone (delta only).
+        facts: Further facts of the scanner, bounded by the body's size.
+    """
+
+    v: int = attrs.field(validator=_version)
+    report_id: str = _matches(_UUID)
+    taken_at: int = _number()
+    duration_ms: int = _number()
+    status: str = attrs.field(validator=validators.in_(("ok", "failed", "open")))
+    manager: str = _matches(_SCANNER)
+    error: str | None = _text(4000, optional=True)
+    warnings: tuple[str, ...] = attrs.field(default=(), validator=validators.max_len(100))
+    base: str | None = attrs.field(
+        default=None, validator=validators.optional(validators.matches_re(_HEX64, re.fullmatch))
+    )
+    hash: str | None = attrs.field(
+        default=None, validator=validators.optional(validators.matches_re(_HEX64, re.fullmatch))
+    )
+    packages: tuple[Package, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
+    removed: tuple[PackageRef, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
+    facts: dict[str, JsonValue] = attrs.field(factory=dict, validator=validators.max_len(100))
+
+    def __attrs_post_init__(self) -> None:
+        """A failed scan has no inventory; a successful one has its hash."""
+        if (self.status == "ok") != (self.hash is not None):
+            raise ValueError("hash goes with status ok, and only with it")
+        if self.status != "ok" and (self.packages or self.removed or self.base):
+            raise ValueError("a failed scan says nothing about packages")
+        if self.base is None and self.removed:
+            raise ValueError("a full report removes nothing")
+
+
+@attrs.frozen
+class ReportAccepted:
+    """
+    Answer to `Report`.
+
+    Attributes:
+        v: 1.
+        accepted: False asks for a full report: the base or the resulting hash is not the server's.
+        hash: Inventory hash that the server now holds, or None.
+    """
+
+    v: int
+    accepted: bool
+    hash: str | None
+
+
+@attrs.frozen
+class ClientError:
+    """
+    One error, or several equal ones, of an agent.
+
+    Attributes:
+        subsystem: Where (``scanner.apt``, ``transport``, ...).
+        type: Stable name of the error.
+        message: For people; no secrets.
+        count: How often since *first_seen*.
+        first_seen: Unix seconds.
+        last_seen: Unix seconds.
+        stack: Traceback, or None.
+        context: Further facts; no secrets.
+    """
+
+    subsystem: str = _text(64)
+    type: str = _text(128)
+    message: str = _text(2000)
+    count: int = attrs.field(validator=[validators.ge(1), validators.le(10**9)])
+    first_seen: int = _number()
+    last_seen: int = _number()
+    stack: str | None = _text(16_000, optional=True)
+    context: dict[str, JsonValue] = attrs.field(factory=dict, validator=validators.max_len(50))
+
+
+@attrs.frozen
+class Errors:
+    """
+    Body of ``POST agent/errors``.
+
+    Attributes:
+        v: 1.
+        batch_id: UUID made by the agent; the same batch sent again counts once.
+        errors: What happened.
+        dropped: How many older errors the agent had to drop before these.
+    """
+
+    v: int = attrs.field(validator=_version)
+    batch_id: str = _matches(_UUID)
+    errors: tuple[ClientError, ...] = attrs.field(
+        validator=[validators.min_len(1), validators.max_len(MAX_ERRORS)]
+    )
+    dropped: int = attrs.field(default=0, validator=[validators.ge(0), validators.le(10**9)])
+
+
+@attrs.frozen
+class Accepted:
+    """Answer where there is nothing to say but that it is durably stored."""
+
+    v: int = PROTOCOL_VERSION
