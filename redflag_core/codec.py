@@ -2,12 +2,14 @@
 The one codec between frozen attrs classes and JSON: strict in, canonical out.
 
 cattrs does the walking; this module takes its leniency away. Unknown fields are refused, ``"5"`` is not 5,
-``true`` is not 1, and every failure is a `MalformedError` that names where it happened.
+``true`` is not 1, and every failure is a `MalformedError` that names where it happened. A list or object is given
+up at its first bad item: a hostile one may hold a million of them.
 """
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_origin
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, get_args, get_origin
 
 import attrs
 
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Hook: TypeAlias = Callable[[Any, Any], Any]
 HookFactory: TypeAlias = "Callable[[Any, Converter], Hook]"
+
+MAX_MESSAGE: Final = 300
+"""Characters of a failure's message: it names fields that the sender chose, and it is logged."""
+
+_VALIDATOR = re.compile(r"(?:Length of )?'([a-zA-Z_]+)' must ")
 
 
 def parse(cls: type[T], data: bytes, *, max_bytes: int) -> T:
@@ -42,6 +49,10 @@ def structure(cls: type[T], value: JsonValue) -> T:
     """
     Make one *cls* from an untrusted JSON value.
 
+    Args:
+        cls: A frozen attrs class of texts, numbers, enums, ``tuple[T, ...]``, ``dict[str, T]`` and such classes.
+        value: Untrusted, from `redflag_core.encoding.parse_json`.
+
     Raises:
         MalformedError: An unknown or missing field, or a field of the wrong type or size.
     """
@@ -50,10 +61,8 @@ def structure(cls: type[T], value: JsonValue) -> T:
     try:
         return _converter().structure(value, cls)
     except BaseValidationError as error:
-        raise MalformedError(_sentence(transform_error(error))) from None
-    except MalformedError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError):
+        raise MalformedError(_sentence(transform_error(error, format_exception=_reason))) from None
+    except TypeError:
         raise MalformedError(f"this is not a {cls.__name__}") from None
 
 
@@ -67,53 +76,84 @@ def dump(value: Any) -> bytes:
     return dump_json(unstructure(value))
 
 
-def _sentence(errors: list[str]) -> str:
-    """The first errors, without the values: they may be secret."""
-    return "; ".join(errors[:5])
+def _sentence(reasons: list[str]) -> str:
+    """One short printable line: names of unknown fields in it are the sender's."""
+    text = "; ".join(reasons)[:MAX_MESSAGE]
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _reason(error: BaseException, kind: Any) -> str:
+    """What was wrong, without the value: it may be secret."""
+    from cattrs.v import format_exception  # noqa: PLC0415  (import on first use)
+
+    if isinstance(error, MalformedError):
+        return error.message
+    # The validators of attrs quote the field's name first, and the value later.
+    if isinstance(error, ValueError) and (quoted := _VALIDATOR.match(str(error.args[0]))):
+        return f"{quoted[1]} is out of bounds"
+    return format_exception(error, kind)
 
 
 @functools.cache
 def _converter() -> "Converter":
-    from cattrs import Converter, cols  # noqa: PLC0415  (import on first use)
+    from cattrs import Converter  # noqa: PLC0415  (import on first use)
 
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
-    converter.register_structure_hook_func(lambda cls: cls in (str, int, bool), _exactly)
-    converter.register_structure_hook_func(lambda cls: cls is float, _number)
+    for cls in (str, int, bool):  # by class, not by predicate: cattrs asks its own coercing hooks for these first
+        converter.register_structure_hook(cls, _exactly)
+    converter.register_structure_hook(float, _number)
     converter.register_structure_hook_func(lambda cls: cls == JsonValue, lambda value, _cls: value)
-    converter.register_structure_hook_factory(_is_tuple, _guarded(list, cols.homogenous_tuple_structure_factory))
-    converter.register_structure_hook_factory(_is_dict, _guarded(dict, cols.mapping_structure_factory))
-    converter.register_structure_hook_factory(attrs.has, _guarded(dict, _attrs_structure_factory))
+    converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
+    converter.register_structure_hook_factory(_is_dict, _dict_hook)
+    converter.register_structure_hook_factory(attrs.has, _class_hook)
     return converter
 
 
 def _is_tuple(cls: Any) -> bool:
-    return get_origin(cls) is tuple
+    return get_origin(cls) is tuple and get_args(cls)[1:] == (...,)
 
 
 def _is_dict(cls: Any) -> bool:
-    return get_origin(cls) is dict
+    return get_origin(cls) is dict and get_args(cls)[0] is str
 
 
-def _attrs_structure_factory(cls: Any, converter: "Converter") -> "Hook":
+def _tuple_hook(cls: Any, converter: "Converter") -> Hook:
+    kind = get_args(cls)[0]
+    inner = converter.get_structure_hook(kind)
+
+    def hook(value: Any, _cls: Any) -> tuple[Any, ...]:
+        return tuple(_each(enumerate(_exactly(value, list)), inner, kind))
+
+    return hook
+
+
+def _dict_hook(cls: Any, converter: "Converter") -> Hook:
+    kind = get_args(cls)[1]
+    inner = converter.get_structure_hook(kind)
+
+    def hook(value: Any, _cls: Any) -> dict[str, Any]:
+        return dict(zip(value, _each(_exactly(value, dict).items(), inner, kind), strict=True))
+
+    return hook
+
+
+def _class_hook(cls: Any, converter: "Converter") -> Hook:
     from cattrs.gen import make_dict_structure_fn  # noqa: PLC0415  (import on first use)
 
-    return make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+    inner = make_dict_structure_fn(cls, converter)
+    return lambda value, _cls: inner(_exactly(value, dict), cls)
 
 
-def _guarded(kind: type, factory: "HookFactory") -> "HookFactory":
-    """Let the hooks of *factory* see a JSON value of exactly this *kind* only: they would walk a text too."""
+def _each(items: Iterable[tuple[int | str, Any]], hook: Hook, kind: Any) -> Iterator[Any]:
+    """Structure the items up to the first bad one, and say which that was in the way that cattrs understands."""
+    from cattrs import IterableValidationError, IterableValidationNote  # noqa: PLC0415  (import on first use)
 
-    def guarded(cls: Any, converter: "Converter") -> "Hook":
-        inner = factory(cls, converter)
-
-        def hook(value: Any, _cls: Any) -> Any:
-            if type(value) is not kind:
-                raise TypeError(kind)
-            return inner(value, cls)
-
-        return hook
-
-    return guarded
+    for place, item in items:
+        try:
+            yield hook(item, kind)
+        except Exception as error:
+            error.add_note(IterableValidationNote("", place, kind))
+            raise IterableValidationError("", [error], kind) from None
 
 
 def _exactly(value: Any, cls: type[T]) -> T:
