@@ -1,0 +1,47 @@
+"""The address a request comes from: the peer's, or what a trusted proxy says of it."""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+UNKNOWN = "unknown"
+
+
+def client_address(scope: Any, trusted_proxies: Sequence[str]) -> str:
+    """
+    Address of the client of an ASGI *scope*.
+
+    Walks ``X-Forwarded-For`` from the right as long as the hop that wrote it is a trusted proxy; with no trusted
+    proxies configured the header is not read at all.
+
+    Args:
+        scope: ASGI scope; its headers are untrusted.
+        trusted_proxies: Networks of proxies whose word is taken.
+    """
+    peer = scope.get("client")
+    address = peer[0] if peer else UNKNOWN
+    if not trusted_proxies:
+        return address
+    networks = [ipaddress.ip_network(text) for text in trusted_proxies]
+    for hop in reversed(_forwarded(scope["headers"])):
+        if not _within(address, networks):
+            break
+        address = hop
+    return address if _is_address(address) else UNKNOWN
+
+
+def _forwarded(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    values = [value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]
+    return [hop.strip() for hop in ",".join(values).split(",") if hop.strip()]
+
+
+def _within(address: str, networks: Iterable[Any]) -> bool:
+    return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

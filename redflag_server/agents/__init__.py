@@ -1,0 +1,1 @@
+"""Registration, access tokens and the records of agents."""

@@ -1,0 +1,92 @@
+"""The ASGI application: routes, dependencies, errors and lifespan, put together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import ASGIApp
+
+from redflag_core import __version__
+from redflag_core.messages import MAX_REPORT_BODY
+from redflag_core.ports import Clock, Entropy
+from redflag_server.agents.controller import AgentController, RegistrationTokenController
+from redflag_server.agents.enrolment_controller import EnrolmentController
+from redflag_server.checkin.controller import CheckInController
+from redflag_server.client_errors.controller import AgentErrorController
+from redflag_server.events.controller import EventController
+from redflag_server.headers import SecurityHeaders
+from redflag_server.health.controller import HealthController
+from redflag_server.jobs.list import JOBS
+from redflag_server.jobs.service import keep_running, prepare
+from redflag_server.packages.controller import PackageController
+from redflag_server.packages.report_controller import ReportController
+from redflag_server.problems import EXCEPTION_HANDLERS
+from redflag_server.runtime import provide_runtime
+from redflag_server.settings import Settings
+from redflag_server.start import open_runtime
+from redflag_server.trust.controller import TrustController
+
+API: Final = "/api/v1"
+
+CONTROLLERS: Final[list[Any]] = [
+    AgentController,
+    AgentErrorController,
+    CheckInController,
+    EnrolmentController,
+    EventController,
+    HealthController,
+    PackageController,
+    RegistrationTokenController,
+    ReportController,
+    TrustController,
+]
+
+
+def create_app(settings: Settings, *, clock: Clock, entropy: Entropy, run_jobs: bool = True) -> Litestar:
+    """
+    The server as an ASGI application.
+
+    Args:
+        settings: Checked settings.
+        clock: Wall and monotonic time.
+        entropy: Randomness.
+        run_jobs: Whether this process runs the recurring work too.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        runtime = await open_runtime(settings, clock, entropy)
+        app.state.runtime = runtime
+        await prepare(runtime, JOBS)
+        jobs = asyncio.create_task(keep_running(runtime, JOBS)) if run_jobs else None
+        try:
+            yield
+        finally:
+            if jobs is not None:
+                jobs.cancel()
+                await asyncio.gather(jobs, return_exceptions=True)
+            await runtime.database.close()
+
+    def with_headers(app: ASGIApp) -> ASGIApp:
+        return SecurityHeaders(app, secure=settings.is_secure)
+
+    return Litestar(
+        route_handlers=[Router(API, route_handlers=CONTROLLERS)],
+        dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        middleware=[with_headers],
+        lifespan=[lifespan],
+        state=State(),
+        openapi_config=OpenAPIConfig(
+            title="RedFlag", version=__version__, path="/schema", render_plugins=[JsonRenderPlugin()]
+        ),
+        request_max_body_size=MAX_REPORT_BODY,
+        debug=False,
+        logging_config=None,
+    )

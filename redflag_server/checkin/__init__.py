@@ -1,0 +1,1 @@
+"""Requests of agents: authentication, nonces, check-in."""

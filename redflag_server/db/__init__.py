@@ -1,0 +1,1 @@
+"""Engine, transactions, migrations and tenant scoping: all SQL goes through here."""

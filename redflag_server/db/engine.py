@@ -1,0 +1,80 @@
+"""
+One database, two kinds of transaction: `Database.read` and `Database.write`.
+
+SQLite is opened in WAL mode with ``synchronous=FULL``: a commit that was acknowledged survives a power cut.
+Its writers take turns in this process, and begin with ``BEGIN IMMEDIATE``, so that none fails in the middle
+because another process (the command line) writes too.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from advanced_alchemy.config import AsyncSessionConfig
+from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig
+from sqlalchemy import Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+BUSY_TIMEOUT_MS: Final = 10_000
+"""How long SQLite waits for another process' write lock before the request is answered 503."""
+
+_WRITER = "redflag_writer"
+
+
+class Database:
+    """
+    The engine and its two kinds of transaction. Belongs to one event loop.
+
+    Args:
+        url: SQLAlchemy URL, ``sqlite+aiosqlite:///...``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.config = SQLAlchemyAsyncConfig(
+            connection_string=url,
+            engine_config=EngineConfig(pool_pre_ping=False),
+            session_config=AsyncSessionConfig(expire_on_commit=False),
+        )
+        self.engine: AsyncEngine = self.config.get_engine()
+        self._sessions = self.config.create_session_maker()
+        self._turn = asyncio.Lock()
+        _set_up_sqlite(self.engine)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session in a transaction that reads one consistent state and is rolled back at the end."""
+        async with self._sessions() as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A session in a transaction that is durably committed when the block ends, or rolled back whole."""
+        async with self._turn, self._sessions() as session:
+            await session.connection(execution_options={_WRITER: True})
+            yield session
+            await session.commit()
+
+    async def close(self) -> None:
+        """Give every connection back."""
+        await self.engine.dispose()
+
+
+def _set_up_sqlite(engine: AsyncEngine) -> None:
+    event.listen(engine.sync_engine, "connect", _on_connect)
+    event.listen(engine.sync_engine, "begin", _on_begin)
+
+
+def _on_connect(connection: DBAPIConnection, _record: Any) -> None:
+    # The driver must not begin transactions by itself: _on_begin does, and says which kind.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITER, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,59 @@
+"""Bring the database to this release's schema: Alembic, in one transaction, before serving."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from redflag_server.db.engine import Database
+from redflag_server.db.tables import metadata
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+async def upgrade(database: Database) -> None:
+    """Run the migrations that are missing. A failure leaves the schema as it was."""
+    async with database.write() as session:
+        await (await session.connection()).run_sync(_upgrade)
+
+
+async def pending(database: Database) -> bool:
+    """Whether the schema is not the one of this release."""
+    async with database.read() as session:
+        return await (await session.connection()).run_sync(_pending)
+
+
+async def differences(database: Database) -> list[object]:
+    """What autogenerate would still change: empty when migrations and tables agree."""
+    async with database.read() as session:
+        return await (await session.connection()).run_sync(_differences)
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration, without a file: everything is fixed."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _pending(connection: Connection) -> bool:
+    heads = set(ScriptDirectory.from_config(alembic_config()).get_heads())
+    return set(MigrationContext.configure(connection).get_current_heads()) != heads
+
+
+def _differences(connection: Connection) -> list[object]:
+    # SQLite keeps affinities, not types: there is nothing to compare.
+    opts = {"compare_type": connection.dialect.name != "sqlite"}
+    context = MigrationContext.configure(connection, opts=opts)
+    return list(compare_metadata(context, metadata))

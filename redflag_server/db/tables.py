@@ -1,0 +1,34 @@
+"""Every table, imported once: the metadata that migrations are checked against."""
+
+from redflag_server.accounts.tables import Credential, User
+from redflag_server.agents.tables import Agent, RegistrationToken
+from redflag_server.checkin.tables import Nonce
+from redflag_server.client_errors.tables import ClientError, ErrorBatch
+from redflag_server.db.base import Base
+from redflag_server.events.tables import Event
+from redflag_server.jobs.tables import Schedule
+from redflag_server.organizations.tables import Organization, Site
+from redflag_server.packages.tables import Package, Scanner, ScanReport
+from redflag_server.trust.tables import ServerState, TrustDocument
+
+__all__ = [
+    "Agent",
+    "Base",
+    "ClientError",
+    "Credential",
+    "ErrorBatch",
+    "Event",
+    "Nonce",
+    "Organization",
+    "Package",
+    "RegistrationToken",
+    "ScanReport",
+    "Scanner",
+    "Schedule",
+    "ServerState",
+    "Site",
+    "TrustDocument",
+    "User",
+]
+
+metadata = Base.metadata

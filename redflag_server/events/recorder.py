@@ -1,0 +1,135 @@
+"""Write events: `record` inside a transaction; `RefusalRecorder` for requests that changed nothing."""
+
+import logging
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from redflag_core.ports import Clock
+from redflag_core.rate_limit import RateLimitPolicy, step
+from redflag_server.db.engine import Database
+from redflag_server.events.tables import Event
+from redflag_server.organizations.tables import INSTALLATION
+
+logger = logging.getLogger(__name__)
+
+MAX_REMEMBERED: Final = 10_000
+"""Keys of refusals that are counted one by one: bounds the memory that a scanner of the internet can take."""
+
+REFUSAL_POLICY: Final = RateLimitPolicy(count=6, period_seconds=60, burst=20)
+"""Events written for one (code, address): the rest is counted, so that an attacker cannot fill the disk."""
+
+GLOBAL_REFUSAL_POLICY: Final = RateLimitPolicy(count=120, period_seconds=60, burst=500)
+
+
+async def record(
+    session: AsyncSession,
+    *,
+    at: datetime,
+    kind: str,
+    actor: str,
+    message: str,
+    organization_id: UUID = INSTALLATION,
+    agent_id: UUID | None = None,
+    code: str | None = None,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """
+    Record what happens, in the transaction in which it happens.
+
+    Args:
+        session: The open write transaction.
+        at: Database time.
+        kind: Stable name, ``agent.registered``.
+        actor: Who: ``user:...``, ``agent:...``, ``server``, ``address:...``.
+        message: One sentence for people, without secrets.
+        organization_id: Whose event it is; the installation's when it belongs to no client.
+        agent_id: The agent it is about, if any.
+        code: Error code of a refusal.
+        data: Further facts, without secrets.
+    """
+    await session.execute(
+        insert(Event).values(
+            id=uuid7(),
+            organization_id=organization_id,
+            at=at,
+            kind=kind,
+            actor=actor[:128],
+            agent_id=agent_id,
+            code=code,
+            message=message,
+            data=data or {},
+        )
+    )
+
+
+@attrs.frozen
+class Refusal:
+    """A request that was refused and changed nothing."""
+
+    code: str
+    address: str
+    method: str
+    path: str
+    message: str
+    organization_id: UUID = INSTALLATION
+    agent_id: UUID | None = None
+
+
+@attrs.define
+class RefusalRecorder:
+    """
+    Records refused requests as events, bounded by code and address and over all.
+
+    What is not written is counted, and the count goes into the next event of the same kind.
+    """
+
+    _database: Database
+    _clock: Clock
+    _arrivals: dict[tuple[str, str], tuple[float, int]] = attrs.field(factory=dict, init=False)
+    _overall: float | None = attrs.field(default=None, init=False)
+
+    async def record(self, refusal: Refusal) -> None:
+        """Write an event, or count it. A database that cannot be written is logged, not raised."""
+        suppressed = self._admit((refusal.code, refusal.address))
+        if suppressed is None:
+            return
+        try:
+            await self._write(refusal, suppressed)
+        except Exception:  # the refusal itself must still be answered
+            logger.exception("could not record a refused request")
+
+    def _admit(self, key: tuple[str, str]) -> int | None:
+        """How many were suppressed since the last event of *key*, or None to suppress this one too."""
+        now = self._clock.now().timestamp()
+        arrival, suppressed = self._arrivals.pop(key, (None, 0))
+        arrival, own = step(arrival, now, REFUSAL_POLICY)
+        if own.allowed:
+            self._overall, overall = step(self._overall, now, GLOBAL_REFUSAL_POLICY)
+        admitted = own.allowed and overall.allowed
+        self._arrivals[key] = (arrival, 0 if admitted else suppressed + 1)
+        if len(self._arrivals) > MAX_REMEMBERED:
+            self._arrivals.pop(next(iter(self._arrivals)))
+        return suppressed if admitted else None
+
+    async def _write(self, refusal: Refusal, suppressed: int) -> None:
+        data: dict[str, Any] = {"method": refusal.method, "path": refusal.path[:300]}
+        if suppressed:
+            data["suppressed_before"] = suppressed
+        async with self._database.write() as session:
+            await record(
+                session,
+                at=self._clock.now(),
+                kind="request.refused",
+                actor=f"address:{refusal.address}",
+                message=refusal.message,
+                organization_id=refusal.organization_id,
+                agent_id=refusal.agent_id,
+                code=refusal.code,
+                data=data,
+            )

@@ -1,0 +1,24 @@
+"""Which jobs there are."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+from redflag_server.agents.sweep import mark_changed_hardware
+from redflag_server.checkin.nonces import purge_nonces
+from redflag_server.jobs.service import Job
+from redflag_server.runtime import Runtime
+from redflag_server.trust import service as trust
+
+
+async def renew_bundle(runtime: Runtime) -> None:
+    """Issue the next trust bundle 30 days before the end of the current one, while the root key is here."""
+    async with runtime.database.write() as session:
+        await trust.renew(session, runtime.keys.root, now=runtime.clock.now())
+
+
+JOBS: Final[Mapping[str, Job]] = {
+    "renew-trust-bundle": Job(timedelta(hours=1), renew_bundle),
+    "purge-nonces": Job(timedelta(minutes=1), purge_nonces),
+    "mark-changed-hardware": Job(timedelta(minutes=10), mark_changed_hardware),
+}

@@ -1,0 +1,100 @@
+"""
+Recurring work: schedules are rows, claimed by a conditional UPDATE.
+
+Whoever moves ``next_due`` forward runs the job; nobody else does, however many processes look. A job that fails is
+recorded and runs again at its next time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+import attrs
+from sqlalchemy import select, update
+
+from redflag_server.jobs.tables import Schedule
+from redflag_server.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 15
+"""How often a process looks for what is due."""
+
+
+@attrs.frozen
+class Job:
+    """
+    Recurring work.
+
+    Attributes:
+        every: Time between runs.
+        run: What to do.
+    """
+
+    every: timedelta
+    run: Callable[[Runtime], Awaitable[None]]
+
+
+async def prepare(runtime: Runtime, jobs: Mapping[str, Job]) -> None:
+    """Make the rows that are missing, due at once."""
+    async with runtime.database.write() as session:
+        known = set((await session.scalars(select(Schedule.name))).all())
+        session.add_all(
+            Schedule(name=name, next_due=runtime.clock.now()) for name in sorted(jobs) if name not in known
+        )
+
+
+async def run_due(runtime: Runtime, jobs: Mapping[str, Job]) -> list[str]:
+    """
+    Run every job that is due now, once.
+
+    Returns:
+        The names of the jobs that ran here.
+    """
+    ran = []
+    for name, job in jobs.items():
+        if await _claim(runtime, name, job):
+            await _finish(runtime, name, await _run(runtime, name, job))
+            ran.append(name)
+    return ran
+
+
+async def keep_running(runtime: Runtime, jobs: Mapping[str, Job]) -> None:
+    """Look for due jobs until cancelled."""
+    while True:
+        try:
+            await run_due(runtime, jobs)
+        except Exception:  # the next look may succeed: the database may be back
+            logger.exception("could not look for due jobs")
+        await asyncio.sleep(TICK_SECONDS)
+
+
+async def _claim(runtime: Runtime, name: str, job: Job) -> bool:
+    now = runtime.clock.now()
+    async with runtime.database.read() as session:
+        due = await session.scalar(select(Schedule.name).where(Schedule.name == name, Schedule.next_due <= now))
+    if due is None:
+        return False
+    async with runtime.database.write() as session:
+        result = await session.execute(
+            update(Schedule)
+            .where(Schedule.name == name, Schedule.next_due <= now)
+            .values(next_due=now + job.every, last_run=now)
+        )
+        return bool(result.rowcount)  # type: ignore[attr-defined]
+
+
+async def _run(runtime: Runtime, name: str, job: Job) -> str | None:
+    try:
+        await job.run(runtime)
+    except Exception as error:  # one failing job must not stop the others
+        logger.exception("job %s failed", name)
+        return f"{type(error).__name__}: {error}"[:1000]
+    return None
+
+
+async def _finish(runtime: Runtime, name: str, error: str | None) -> None:
+    async with runtime.database.write() as session:
+        await session.execute(update(Schedule).where(Schedule.name == name).values(last_error=error))

@@ -1,0 +1,1 @@
+"""Scan reports and what the fleet lacks."""

@@ -1,0 +1,47 @@
+"""What one running server holds: made once at start, handed to services. No module keeps state of its own."""
+
+from typing import Any
+
+import attrs
+from litestar import Request
+
+from redflag_core.ports import Clock, Entropy
+from redflag_server.db.engine import Database
+from redflag_server.events.recorder import RefusalRecorder
+from redflag_server.limits import AddressLimits
+from redflag_server.settings import Settings
+from redflag_server.trust.keystore import KeyStore
+
+
+@attrs.frozen
+class Runtime:
+    """
+    The parts of one server.
+
+    Attributes:
+        settings: Checked settings.
+        clock: Wall and monotonic time. With SQLite the database's time is this clock.
+        entropy: Randomness.
+        database: The database.
+        keys: The server's keys and secrets.
+        server: Server id, a UUID.
+        root_fp: Fingerprint of the first root key.
+        refusals: Recorder of refused requests.
+        limits: Coarse limits by address.
+    """
+
+    settings: Settings
+    clock: Clock
+    entropy: Entropy
+    database: Database
+    keys: KeyStore
+    server: str
+    root_fp: str
+    refusals: RefusalRecorder
+    limits: AddressLimits
+
+
+def provide_runtime(request: Request[Any, Any, Any]) -> Runtime:
+    """Dependency: the runtime of the app that serves *request*."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime

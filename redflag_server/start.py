@@ -1,0 +1,113 @@
+"""First start and every start: data directory, keys, schema, the server's own rows. Fails with one sentence."""
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.exc import DatabaseError
+from uuid_utils.compat import uuid7
+
+from redflag_core.errors import ConfigurationError
+from redflag_core.ports import Clock, Entropy
+from redflag_server.db import migrate
+from redflag_server.db.engine import Database
+from redflag_server.events.recorder import RefusalRecorder, record
+from redflag_server.limits import AddressLimits
+from redflag_server.organizations.tables import INSTALLATION, Organization, Site
+from redflag_server.runtime import Runtime
+from redflag_server.settings import Settings
+from redflag_server.trust.keystore import KeyStore, open_keystore
+from redflag_server.trust.service import found
+from redflag_server.trust.tables import ServerState
+
+DEFAULT_ORGANIZATION: Final = "Default"
+DEFAULT_SITE: Final = "Main"
+PROBE_BYTES: Final = 1024 * 1024
+"""Free space that a start asks for: below it, the first report would not fit."""
+
+
+async def open_runtime(settings: Settings, clock: Clock, entropy: Entropy) -> Runtime:
+    """
+    Open everything a server needs, making at first start what is not there yet.
+
+    Raises:
+        ConfigurationError: The data directory, a key or the database must not or cannot be used. The message says
+            what to do.
+    """
+    prepare_directory(settings.data)
+    first_start = not (settings.data / "redflag.db").exists()
+    keys = open_keystore(settings.data, entropy, first_start=first_start)
+    database = Database(settings.database_url)
+    try:
+        state = await _open_state(database, keys, clock, entropy)
+    except (DatabaseError, sqlite3.Error, OSError) as error:
+        await database.close()
+        raise ConfigurationError(_sentence(settings.data, error)) from error
+    except BaseException:
+        await database.close()
+        raise
+    return Runtime(
+        settings=settings,
+        clock=clock,
+        entropy=entropy,
+        database=database,
+        keys=keys,
+        server=state.server,
+        root_fp=state.root_fp,
+        refusals=RefusalRecorder(database, clock),
+        limits=AddressLimits(clock),
+    )
+
+
+def prepare_directory(data: Path) -> None:
+    """
+    Make the data directory private and prove that it can be written.
+
+    Raises:
+        ConfigurationError: It cannot be made or written, or the disk is full.
+    """
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data.chmod(0o700)
+        probe = data / ".probe"
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        (data / ".probe").unlink(missing_ok=True) if error.errno == errno.ENOSPC else None
+        raise ConfigurationError(_sentence(data, error)) from error
+
+
+async def _open_state(database: Database, keys: KeyStore, clock: Clock, entropy: Entropy) -> ServerState:
+    await migrate.upgrade(database)
+    async with database.write() as session:
+        state: ServerState | None = (await session.scalars(select(ServerState))).one_or_none()
+        if state is None:
+            now = clock.now()
+            session.add(Organization(id=INSTALLATION, name="Installation", kind="installation", created_at=now))
+            organization = Organization(id=uuid7(), name=DEFAULT_ORGANIZATION, created_at=now)
+            session.add(organization)
+            await session.flush()
+            session.add(Site(organization_id=organization.id, name=DEFAULT_SITE, created_at=now))
+            state = await found(session, keys, clock, entropy)
+            await record(session, at=now, kind="server.founded", actor="server", message="The server was set up.")
+        return state
+
+
+def _sentence(data: Path, error: Exception) -> str:
+    text = str(error).lower()
+    number = getattr(error, "errno", None)
+    if number == errno.ENOSPC or "full" in text:
+        return f"the disk of {data} is full: free some space and start again"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in text:
+        return f"the data directory {data} cannot be written: choose another with --data, or fix its permissions"
+    if "malformed" in text or "not a database" in text:
+        return f"the database in {data} is damaged: restore it from a backup"
+    if "locked" in text:
+        return f"the database in {data} is in use by another process: stop that one first"
+    return f"the data directory {data} cannot be used: {getattr(error, 'strerror', None) or type(error).__name__}"

@@ -1,0 +1,1 @@
+"""The server's keys, root documents and trust bundle."""

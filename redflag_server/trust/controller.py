@@ -1,0 +1,53 @@
+"""Public trust documents: their bytes are signed, so they are served as they are, to anybody."""
+
+from typing import Annotated
+
+from litestar import Controller, Response, get
+from litestar.di import NamedDependency
+from litestar.params import Parameter
+
+from redflag_server.problems import NotFoundError
+from redflag_server.runtime import Runtime
+from redflag_server.trust import service
+
+MEDIA_TYPE = "application/json"
+
+
+class TrustController(Controller):
+    """What an agent needs to believe this server, and to notice when it must not."""
+
+    path = "/trust"
+    tags = ("Trust",)
+    opt = {"public": True}  # noqa: RUF012  (Litestar's form)
+
+    @get(
+        "/bundle",
+        operation_id="GetTrustBundle",
+        summary="The current trust bundle",
+        description="A DSSE envelope signed by the root. Verify it with `redflag_core.trust.verify_bundle`.",
+        media_type=MEDIA_TYPE,
+    )
+    async def bundle(self, runtime: NamedDependency[Runtime]) -> Response[bytes]:
+        """The newest bundle."""
+        async with runtime.database.read() as session:
+            document = await service.current_bundle(session)
+        return Response(document.envelope, media_type=MEDIA_TYPE, headers={"ETag": f'"{document.digest}"'})
+
+    @get(
+        "/root/{n:int}",
+        operation_id="GetRootDocument",
+        summary="Root document n",
+        description="A DSSE envelope, signed by root n and, from the second on, by root n - 1. 404 ends the chain.",
+        media_type=MEDIA_TYPE,
+    )
+    async def root(
+        self,
+        runtime: NamedDependency[Runtime],
+        n: Annotated[int, Parameter(ge=1, le=10**9, description="Number of the root, from 1.")],
+    ) -> Response[bytes]:
+        """One root document."""
+        async with runtime.database.read() as session:
+            document = await service.root_document(session, n)
+        if document is None:
+            raise NotFoundError(f"there is no root {n}")
+        return Response(document.envelope, media_type=MEDIA_TYPE, headers={"ETag": f'"{document.digest}"'})

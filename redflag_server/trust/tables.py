@@ -1,0 +1,40 @@
+"""What the server knows of itself, and the signed documents it serves."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from redflag_server.db.base import Base
+
+
+class ServerState(Base):
+    """
+    One row: the server's id and its counters.
+
+    ``gen`` is raised when the database is restored from a backup; no nonce created at or below ``nonce_horizon``
+    is accepted any more.
+    """
+
+    __tablename__ = "server_state"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, default=1)
+    server: Mapped[str] = mapped_column(String(36))
+    root_fp: Mapped[str] = mapped_column(String(64))
+    gen: Mapped[int] = mapped_column(BigInteger, default=0)
+    nonce_horizon: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime]
+
+
+class TrustDocument(Base):
+    """A signed envelope exactly as served: root n or bundle version n. All are kept."""
+
+    __tablename__ = "trust_documents"
+    __table_args__ = (CheckConstraint("kind IN ('root', 'bundle')", name="kind"),)
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
