@@ -15,7 +15,7 @@ from attrs import validators
 from redflag_core.encoding import JsonValue, b64decode, b64encode
 from redflag_core.keys import KEY_TYPE, SigningKey, VerifyKey
 from redflag_core.machine import MachineEvidence
-from redflag_core.scanning import MAX_PACKAGES, Package
+from redflag_core.scanning import MAX_PACKAGES, Package, PackageKey, ScanStatus
 
 PROTOCOL_VERSION: Final = 1
 PROTOCOL_VERSIONS: Final = (1,)
@@ -359,7 +359,7 @@ class ScannerState:
     """
 
     scanner: str = _matches(_SCANNER)
-    status: str = attrs.field(validator=validators.in_(("ok", "failed", "open")))
+    status: ScanStatus
     hash: str | None = _matches(_HEX64, optional=True)
     taken_at: int = _number()
 
@@ -428,14 +428,6 @@ class CheckInAnswer:
 
 
 @attrs.frozen
-class PackageRef:
-    """A package of a report's inventory by its key."""
-
-    name: str = _text(256)
-    arch: str = _text(32)
-
-
-@attrs.frozen
 class Report:
     """
     Body of ``POST agent/reports/{scanner}``.
@@ -462,7 +454,7 @@ class Report:
     report_id: str = _matches(_UUID)
     taken_at: int = _number()
     duration_ms: int = _number()
-    status: str = attrs.field(validator=validators.in_(("ok", "failed", "open")))
+    status: ScanStatus
     manager: str = _matches(_SCANNER)
     error: str | None = _text(4000, optional=True)
     warnings: tuple[str, ...] = attrs.field(default=(), validator=validators.max_len(100))
@@ -473,14 +465,14 @@ class Report:
         default=None, validator=validators.optional(validators.matches_re(_HEX64, re.fullmatch))
     )
     packages: tuple[Package, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
-    removed: tuple[PackageRef, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
+    removed: tuple[PackageKey, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
     facts: dict[str, JsonValue] = attrs.field(factory=dict, validator=validators.max_len(100))
 
     def __attrs_post_init__(self) -> None:
         """A failed scan has no inventory; a successful one has its hash."""
-        if (self.status == "ok") != (self.hash is not None):
+        if (self.status is ScanStatus.OK) != (self.hash is not None):
             raise ValueError("hash goes with status ok, and only with it")
-        if self.status != "ok" and (self.packages or self.removed or self.base):
+        if self.status is not ScanStatus.OK and (self.packages or self.removed or self.base):
             raise ValueError("a failed scan says nothing about packages")
         if self.base is None and self.removed:
             raise ValueError("a full report removes nothing")
