@@ -8,7 +8,8 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from redflag_core.ports import NonceStore
+from redflag_core.ports import NonceStore, RateLimitStore
+from redflag_core.rate_limit import Decision, RateLimitPolicy, step
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """Where a `FrozenClock` starts unless told otherwise."""
@@ -117,3 +118,68 @@ class NonceStoreContract:
         assert await store.claim("a" * 32, "old", 1000) is False
         assert await store.claim("a" * 32, "never seen", 999) is False
         assert await store.claim("a" * 32, "new", 1001) is True
+
+
+class MemoryRateLimitStore:
+    """
+    Arrival times in a dict. `redflag_core.ports.RateLimitStore` for one event loop.
+
+    Args:
+        max_keys: Keys kept at most; beyond it the one nearest to its full burst is forgotten.
+    """
+
+    def __init__(self, max_keys: int = 10_000) -> None:
+        self._max_keys = max_keys
+        self._tats: dict[str, float] = {}
+
+    async def take(self, key: str, policy: RateLimitPolicy, now: datetime) -> Decision:
+        """See `redflag_core.ports.RateLimitStore.take`."""
+        self._tats[key], decision = step(self._tats.get(key), now.timestamp(), policy)
+        if len(self._tats) > self._max_keys:
+            del self._tats[min(self._tats, key=self._tats.__getitem__)]
+        return decision
+
+
+class RateLimitStoreContract:
+    """What every `RateLimitStore` must do. Subclass it in a test module and give it a ``store`` fixture."""
+
+    POLICY: Final = RateLimitPolicy(count=60, period_seconds=60, burst=20)
+
+    async def test_the_burst_passes_and_the_next_request_waits(self, store: RateLimitStore) -> None:
+        """A new key may use its whole burst at once, and not one request more."""
+        decisions = [await store.take("key", self.POLICY, START) for _ in range(21)]
+
+        assert [decision.allowed for decision in decisions] == [True] * 20 + [False]
+        assert [decision.remaining for decision in decisions] == [*range(19, -1, -1), 0]
+        assert abs(decisions[-1].retry_after - 1.0) < 0.001
+
+    async def test_fifty_requests_at_once_pass_as_far_as_the_burst(self, store: RateLimitStore) -> None:
+        """Concurrent requests are charged one by one: none slips through."""
+        from asyncio import gather  # noqa: PLC0415  (tests only)
+
+        decisions = await gather(*(store.take("key", self.POLICY, START) for _ in range(50)))
+
+        assert sum(decision.allowed for decision in decisions) == 20
+
+    async def test_keys_do_not_share_a_limit(self, store: RateLimitStore) -> None:
+        """An exhausted key takes nothing from another."""
+        for _ in range(21):
+            await store.take("greedy", self.POLICY, START)
+
+        assert (await store.take("modest", self.POLICY, START)).remaining == 19
+
+    async def test_a_refused_request_is_not_charged(self, store: RateLimitStore) -> None:
+        """However often a client hammers, it may return after the time that the first refusal named."""
+        decisions = [await store.take("key", self.POLICY, START) for _ in range(40)]
+
+        later = START + timedelta(seconds=decisions[20].retry_after)
+
+        assert (await store.take("key", self.POLICY, later)).allowed
+
+    async def test_a_pause_gives_the_burst_back(self, store: RateLimitStore) -> None:
+        """After `reset_after` the whole burst is there again."""
+        decisions = [await store.take("key", self.POLICY, START) for _ in range(20)]
+
+        later = START + timedelta(seconds=decisions[-1].reset_after)
+
+        assert (await store.take("key", self.POLICY, later)).remaining == 19
