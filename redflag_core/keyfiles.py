@@ -162,9 +162,13 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> None:
         raise KeyFileError(f"cannot write {path}: {error.strerror}") from None
 
 
-def read_private(path: Path) -> bytes:
+def read_private(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """
     Read a file, refusing one that anybody but its owner can read.
+
+    Args:
+        path: The file.
+        max_bytes: Longest content accepted.
 
     Raises:
         KeyFileError: Missing, a link, oversize, owned by another user or too open.
@@ -175,9 +179,9 @@ def read_private(path: Path) -> bytes:
         raise KeyFileError(f"cannot open {path}: {error.strerror}") from None
     with os.fdopen(handle, "rb") as file:
         _refuse_open_to_others(path, os.fstat(handle))
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise KeyFileError(f"{path} is larger than {MAX_FILE_BYTES} bytes: it is not a key file")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise KeyFileError(f"{path} is larger than {max_bytes} bytes: it is something else")
     return data
 
 
