@@ -63,7 +63,7 @@ def structure(cls: type[T], value: JsonValue) -> T:
     except BaseValidationError as error:
         raise MalformedError(_sentence(transform_error(error, format_exception=_reason))) from None
     except TypeError:
-        raise MalformedError(f"this is not a {cls.__name__}") from None
+        raise MalformedError(f"{cls.__name__} must be a JSON object") from None
 
 
 def unstructure(value: Any) -> Any:
@@ -99,8 +99,10 @@ def _converter() -> "Converter":
     from cattrs import Converter  # noqa: PLC0415  (import on first use)
 
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
-    for cls in (str, int, bool):  # by class, not by predicate: cattrs asks its own coercing hooks for these first
-        converter.register_structure_hook(cls, _exactly)
+    # By class, not by predicate: cattrs asks its own coercing hooks of these classes first.
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(int, _exactly)
+    converter.register_structure_hook(bool, _exactly)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook_func(lambda cls: cls == JsonValue, lambda value, _cls: value)
     converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
@@ -160,6 +162,12 @@ def _exactly(value: Any, cls: type[T]) -> T:
     if type(value) is not cls:
         raise TypeError(cls)
     return value
+
+
+def _text(value: Any, cls: type[T]) -> T | str:
+    """A text, or the member of a StrEnum: cattrs takes the hook of a class for its subclasses too."""
+    text = _exactly(value, str)
+    return text if cls is str else cls(text)  # type: ignore[call-arg]
 
 
 def _number(value: Any, _cls: type[float]) -> float:
