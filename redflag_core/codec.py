@@ -9,6 +9,7 @@ up at its first bad item: a hostile one may hold a million of them.
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, get_args, get_origin
 
 import attrs
@@ -108,6 +109,7 @@ def _converter() -> "Converter":
     converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
     converter.register_structure_hook_factory(_is_dict, _dict_hook)
     converter.register_structure_hook_factory(attrs.has, _class_hook)
+    converter.register_unstructure_hook(StrEnum, lambda member: member.value)
     return converter
 
 
