@@ -8,8 +8,9 @@ Sources: RFC 8032; the key id is the protocol's (first 32 hex digits of SHA-256 
 import hashlib
 import hmac
 import os
-from typing import Final
+from typing import Any, Final
 
+import attrs
 from nacl import signing
 from nacl.exceptions import CryptoError
 
@@ -33,25 +34,29 @@ def fingerprint(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()
 
 
+@attrs.frozen(repr=False)
 class VerifyKey:
     """
     A public key. Immutable, hashable, safe to share between threads and over a fork.
 
     Args:
-        public_key: 32 raw bytes, untrusted.
+        public_key: 32 raw bytes, untrusted. That they are a point of the curve shows when they verify something.
 
     Raises:
         MalformedError: Not 32 bytes.
     """
 
-    __slots__ = ("_key", "key_id", "public_key")
+    public_key: bytes = attrs.field()
 
-    def __init__(self, public_key: bytes) -> None:
-        if not isinstance(public_key, bytes) or len(public_key) != PUBLIC_KEY_SIZE:
+    @public_key.validator
+    def _has_its_size(self, _attribute: Any, value: object) -> None:
+        if not isinstance(value, bytes) or len(value) != PUBLIC_KEY_SIZE:
             raise MalformedError(f"an Ed25519 public key has {PUBLIC_KEY_SIZE} bytes")
-        self._key = signing.VerifyKey(public_key)
-        self.public_key = public_key
-        self.key_id = key_id(public_key)
+
+    @property
+    def key_id(self) -> str:
+        """First 32 hex digits of SHA-256 over the raw key."""
+        return key_id(self.public_key)
 
     @property
     def fingerprint(self) -> str:
@@ -72,32 +77,31 @@ class VerifyKey:
         if len(signature) != SIGNATURE_SIZE:
             raise SignatureError(f"an Ed25519 signature has {SIGNATURE_SIZE} bytes")
         try:
-            self._key.verify(message, signature)
+            signing.VerifyKey(self.public_key).verify(message, signature)
         except CryptoError:
             raise SignatureError("the signature does not verify") from None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, VerifyKey) and self.public_key == other.public_key
-
-    def __hash__(self) -> int:
-        return hash(self.public_key)
 
     def __repr__(self) -> str:
         return f"VerifyKey(key_id={self.key_id!r})"
 
 
+@attrs.frozen(eq=False, repr=False)
 class SigningKey:
     """
     A private key. Immutable; its text form never shows the seed.
 
     Make one with `generate` or `from_seed`. Safe to share between threads and over a fork.
+
+    Attributes:
+        verify_key: The public half.
     """
 
-    __slots__ = ("_key", "verify_key")
+    _key: signing.SigningKey
+    verify_key: VerifyKey = attrs.field(init=False)
 
-    def __init__(self, key: signing.SigningKey) -> None:
-        self._key = key
-        self.verify_key = VerifyKey(bytes(key.verify_key))
+    @verify_key.default
+    def _public_half(self) -> VerifyKey:
+        return VerifyKey(bytes(self._key.verify_key))
 
     @classmethod
     def generate(cls) -> "SigningKey":
