@@ -52,7 +52,7 @@ def _version(_instance: Any, attribute: "attrs.Attribute[int]", value: int) -> N
 
 
 def _matches(pattern: re.Pattern[str], *, optional: bool = False) -> Any:
-    check = validators.matches_re(pattern, re.fullmatch)
+    check = validators.matches_re(pattern)
     return attrs.field(validator=validators.optional(check) if optional else check)
 
 
@@ -318,7 +318,7 @@ class TokenRequest:
     """
 
     v: int = attrs.field(validator=_version)
-    current: str = attrs.field(validator=validators.matches_re(_SECRET, re.fullmatch), repr=False)
+    current: str = attrs.field(validator=validators.matches_re(_SECRET), repr=False)
     next_hash: str = _matches(_HEX64)
     evidence: str = _text(16 * 1024)
     state: str = _text(16 * 1024)
@@ -459,10 +459,10 @@ class Report:
     error: str | None = _text(4000, optional=True)
     warnings: tuple[str, ...] = attrs.field(default=(), validator=validators.max_len(100))
     base: str | None = attrs.field(
-        default=None, validator=validators.optional(validators.matches_re(_HEX64, re.fullmatch))
+        default=None, validator=validators.optional(validators.matches_re(_HEX64))
     )
     hash: str | None = attrs.field(
-        default=None, validator=validators.optional(validators.matches_re(_HEX64, re.fullmatch))
+        default=None, validator=validators.optional(validators.matches_re(_HEX64))
     )
     packages: tuple[Package, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
     removed: tuple[PackageKey, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
