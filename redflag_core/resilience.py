@@ -171,7 +171,6 @@ class Breaker:
             raise CircuitOpenError(self._refusal(status), retry_after=status.retry_after)
         if status.state is BreakerState.OPEN:
             self._circuit.half_open()
-            self._epoch += 1
         self._on_trial = True
         self._due = self._clock.monotonic() + self.policy.call_timeout
         return self._epoch
@@ -201,6 +200,7 @@ class Breaker:
             self._changed()
 
     def _changed(self) -> None:
+        # Half-open needs no epoch of its own: an open circuit admits nobody.
         self._epoch += 1
         if self._state is BreakerState.OPEN:
             self._opened_at = self._clock.now()
