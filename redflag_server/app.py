@@ -20,6 +20,7 @@ from redflag_server.agents.enrolment_controller import EnrolmentController
 from redflag_server.checkin.controller import CheckInController
 from redflag_server.client_errors.controller import AgentErrorController
 from redflag_server.events.controller import EventController
+from redflag_server.events.refusals import record_refusal
 from redflag_server.headers import SecurityHeaders
 from redflag_server.health.controller import HealthController
 from redflag_server.jobs.list import JOBS
@@ -80,6 +81,7 @@ def create_app(settings: Settings, *, clock: Clock, entropy: Entropy, run_jobs: 
         route_handlers=[Router(API, route_handlers=CONTROLLERS)],
         dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
+        after_exception=[record_refusal],
         middleware=[with_headers],
         lifespan=[lifespan],
         state=State(),

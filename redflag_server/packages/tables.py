@@ -56,7 +56,8 @@ class Package(Tenant):
     One package on one agent.
 
     ``observed`` is what the last successful scan saw; ``state`` is what is true of it now: the same, unless the
-    scanner failed since (`unknown`) or the package is gone (`not_applicable`).
+    scanner failed since (`unknown`) or the package is gone (`not_applicable`). ``present`` says whether it is in
+    the inventory that the scanner's hash is of.
     """
 
     __tablename__ = "packages"
@@ -81,10 +82,11 @@ class Package(Tenant):
     severity: Mapped[str] = mapped_column(String(16))
     security: Mapped[bool]
     reason: Mapped[str | None] = mapped_column(Text)
-    origin: Mapped[str | None] = mapped_column(NAME)
+    origin: Mapped[str | None] = mapped_column(Text)
     source: Mapped[str | None] = mapped_column(NAME)
     source_version: Mapped[str | None] = mapped_column(NAME)
     download_size: Mapped[int | None] = mapped_column(BigInteger)
     automatic: Mapped[bool]
     cves: Mapped[list[str]] = mapped_column(JsonB)
     first_seen_at: Mapped[datetime]
+    present: Mapped[bool]

@@ -37,7 +37,7 @@ class TrustController(Controller):
         "/root/{n:int}",
         operation_id="GetRootDocument",
         summary="Root document n",
-        description="A DSSE envelope, signed by root n and, from the second on, by root n - 1. 404 ends the chain.",
+        description="A DSSE envelope, signed by root n and, but for the first, by root n - 1. 404 ends the chain.",
         media_type=MEDIA_TYPE,
     )
     async def root(

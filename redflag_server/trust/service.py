@@ -30,7 +30,13 @@ async def found(session: AsyncSession, keys: KeyStore, clock: Clock, entropy: En
     now = clock.now()
     server = str(UUID(bytes=entropy.token(16), version=4))
     state = ServerState(
-        id=1, server=server, root_fp=keys.root.verify_key.fingerprint, gen=0, nonce_horizon=0, created_at=now
+        id=1,
+        server=server,
+        root_fp=keys.root.verify_key.fingerprint,
+        epoch=1,
+        gen=0,
+        nonce_horizon=0,
+        created_at=now,
     )
     session.add(state)
     await _store(session, "root", 1, first_root(server, keys.root, now=now), now)

@@ -12,7 +12,8 @@ class ServerState(Base):
     """
     One row: the server's id and its counters.
 
-    ``gen`` is raised when the database is restored from a backup; no nonce created at or below ``nonce_horizon``
+    ``epoch`` is the current bundle's. ``gen`` is raised when the database is restored from a backup; no nonce
+    created at or below ``nonce_horizon``
     is accepted any more.
     """
 
@@ -22,6 +23,7 @@ class ServerState(Base):
     id: Mapped[int] = mapped_column(primary_key=True, default=1)
     server: Mapped[str] = mapped_column(String(36))
     root_fp: Mapped[str] = mapped_column(String(64))
+    epoch: Mapped[int] = mapped_column(BigInteger, default=1)
     gen: Mapped[int] = mapped_column(BigInteger, default=0)
     nonce_horizon: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime]

@@ -1,0 +1,56 @@
+"""How an agent gets in: registration and access tokens."""
+
+from litestar import Controller, post
+from litestar.di import NamedDependency, Provide
+
+from redflag_core.enrolment import Access
+from redflag_core.messages import Register, Registered, Token, TokenRequest
+from redflag_server.agents.refresh import give_token
+from redflag_server.agents.registration import register
+from redflag_server.bodies import Strict
+from redflag_server.checkin.authentication import (
+    AgentAuthentication,
+    AgentRoute,
+    VerifiedAgent,
+    VerifiedNewcomer,
+    provide_agent,
+    provide_newcomer,
+)
+from redflag_server.runtime import Runtime
+
+
+class EnrolmentController(Controller):
+    """Signed like every agent request, but before there is an access token."""
+
+    tags = ("Agent",)
+    middleware = (AgentAuthentication,)
+    return_dto = None
+
+    @post(
+        "/agents/register",
+        operation_id="RegisterAgent",
+        summary="Register this machine",
+        dto=Strict[Register],
+        dependencies={"newcomer": Provide(provide_newcomer, sync_to_thread=False)},
+        opt={"agent": AgentRoute(None, with_token=False)},
+    )
+    async def register(
+        self, data: Register, newcomer: NamedDependency[VerifiedNewcomer], runtime: NamedDependency[Runtime]
+    ) -> Registered:
+        """Take a seat of a registration token. The same registration again is answered again and costs no seat."""
+        return await register(runtime, newcomer, data)
+
+    @post(
+        "/agent/token",
+        operation_id="GetAgentToken",
+        summary="Get an access token",
+        dto=Strict[TokenRequest],
+        status_code=200,
+        dependencies={"agent": Provide(provide_agent, sync_to_thread=False)},
+        opt={"agent": AgentRoute(Access.TOKEN, with_token=False)},
+    )
+    async def token(
+        self, data: TokenRequest, agent: NamedDependency[VerifiedAgent], runtime: NamedDependency[Runtime]
+    ) -> Token:
+        """Show the refresh secret, commit to its successor, and get an access token for 24 hours."""
+        return await give_token(runtime, agent, data)

@@ -1,0 +1,233 @@
+"""
+ASGI middleware in front of every agent endpoint: a handler only ever sees a verified request.
+
+Order (cheap and anonymous first, state last): size, address limit, shape, time, token, signature, key and agent
+belong together; then the gate of `checkin.claims`. The check-in endpoint passes the gate in its own batch.
+
+A route says what it needs in ``opt["agent"]``, an `AgentRoute`.
+"""
+
+from typing import Any, Final
+
+import attrs
+from litestar import Litestar, Request
+from litestar.types import ASGIApp, Receive, Scope, Send
+from sqlalchemy import select
+
+from redflag_core import codec
+from redflag_core.enrolment import Access
+from redflag_core.errors import RedFlagError, ReplayError, SignatureError, TooLargeError, UnknownKeyError
+from redflag_core.freshness import check_window
+from redflag_core.keys import VerifyKey
+from redflag_core.messages import MAX_SMALL_BODY, Register
+from redflag_core.signed_requests import ParsedRequest, VerifiedRequest, parse_request
+from redflag_core.signed_requests import Request as RawRequest
+from redflag_server.addresses import client_address
+from redflag_server.agents import access_tokens
+from redflag_server.agents.tables import Agent
+from redflag_server.checkin.claims import AgentRequest, claim, store_arrival
+from redflag_server.checkin.nonces import NonceUse, claim_nonces
+from redflag_server.problems import TokenError, UnsupportedEncodingError
+from redflag_server.runtime import Runtime
+from redflag_server.trust.tables import ServerState
+
+
+@attrs.frozen
+class AgentRoute:
+    """
+    What an agent endpoint needs.
+
+    Attributes:
+        access: Class of the endpoint; None for registration, where the key is in the body.
+        with_token: Whether an access token is required; without, there must be none.
+        max_body: Longest body, bytes.
+        claims_itself: The handler passes the gate in a batch of its own.
+    """
+
+    access: Access | None
+    with_token: bool = True
+    max_body: int = MAX_SMALL_BODY
+    claims_itself: bool = False
+
+
+@attrs.frozen
+class VerifiedAgent:
+    """
+    Who sent a request, proven.
+
+    Attributes:
+        entry: The verified request of a registered agent.
+        organization_id: Its organization.
+        executor_key: Key of its executor, to verify what the executor signed.
+    """
+
+    entry: AgentRequest
+    organization_id: Any
+    executor_key: VerifyKey
+
+
+@attrs.frozen
+class VerifiedNewcomer:
+    """A registration whose request was signed by the key in its body."""
+
+    request: VerifiedRequest
+    address: str
+
+
+_STATE_KEY: Final = "agent"
+
+
+class AgentAuthentication:
+    """
+    The middleware.
+
+    Args:
+        app: What handles verified requests.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Verify, then hand on with the body read."""
+        route: AgentRoute = scope["route_handler"].opt["agent"]
+        runtime: Runtime = Litestar.from_scope(scope).state.runtime
+        address = client_address(scope, runtime.settings.trusted_proxies)
+        _charge_address(runtime, route, address)
+        body = await _read_body(receive, route.max_body)
+        raw = _raw_request(scope, body)
+        parsed = parse_request(
+            raw,
+            authorities=runtime.settings.authorities,
+            with_token=route.with_token,
+            prefix=runtime.settings.prefix,
+        )
+        check_window(parsed.created, parsed.expires, now=runtime.clock.now())
+        if raw.header(b"content-encoding") not in (None, "identity"):
+            raise UnsupportedEncodingError("send the body without a content encoding")
+        if route.access is None:
+            verified: Any = await _verify_newcomer(runtime, parsed, address)
+        else:
+            verified = await _verify_agent(runtime, parsed, route, route.access, address)
+        scope["state"][_STATE_KEY] = verified
+        await self._app(scope, _replay(body, receive), send)
+
+
+def provide_agent(request: Request[Any, Any, Any]) -> VerifiedAgent:
+    """Dependency: the agent that sent the request."""
+    agent: VerifiedAgent = request.scope["state"][_STATE_KEY]
+    return agent
+
+
+def provide_newcomer(request: Request[Any, Any, Any]) -> VerifiedNewcomer:
+    """Dependency: the sender of a registration."""
+    newcomer: VerifiedNewcomer = request.scope["state"][_STATE_KEY]
+    return newcomer
+
+
+def verified_sender(scope: Scope) -> VerifiedAgent | None:
+    """The agent of a request, if it was verified before the request failed."""
+    sender = scope.get("state", {}).get(_STATE_KEY)
+    return sender if isinstance(sender, VerifiedAgent) else None
+
+
+def _charge_address(runtime: Runtime, route: AgentRoute, address: str) -> None:
+    settings = runtime.settings
+    if route.access is None:
+        runtime.limits.charge("register", address, settings.register_limit)
+    else:
+        runtime.limits.charge("address", address, settings.address_limit)
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise TooLargeError("the body ended early")
+        chunks.append(message.get("body", b""))  # type: ignore[arg-type]
+        size += len(chunks[-1])
+        if size > limit:
+            raise TooLargeError(f"the body is larger than {limit} bytes")
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replayed() -> Any:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def _raw_request(scope: Any, body: bytes) -> RawRequest:
+    # Some servers put the query into raw_path as well.
+    path = scope["raw_path"].split(b"?", 1)[0]
+    return RawRequest(
+        method=scope["method"],
+        path=path.decode("latin-1"),
+        query=scope["query_string"].decode("latin-1"),
+        headers=scope["headers"],
+        body=body,
+    )
+
+
+async def _verify_newcomer(runtime: Runtime, parsed: ParsedRequest, address: str) -> VerifiedNewcomer:
+    key = codec.parse(Register, parsed.body, max_bytes=MAX_SMALL_BODY).agent_key.open()
+    request = parsed.verify(key)
+    async with runtime.database.write() as session:
+        horizon = (await session.scalars(select(ServerState.nonce_horizon))).one()
+        use = NonceUse(request.created, request.key_id, request.nonce)
+        free = await claim_nonces(session, [use], horizon=horizon)
+    if not free:
+        raise ReplayError("this request was received before: sign each attempt with a fresh nonce")
+    return VerifiedNewcomer(request, address)
+
+
+async def _verify_agent(
+    runtime: Runtime, parsed: ParsedRequest, route: AgentRoute, access: Access, address: str
+) -> VerifiedAgent:
+    claims = None
+    if parsed.access_token is not None:
+        claims = access_tokens.verify(
+            parsed.access_token,
+            secret=runtime.keys.agent_tokens,
+            server=runtime.server,
+            now=runtime.clock.now(),
+        )
+        if claims.key_id != parsed.key_id:
+            raise TokenError("the access token belongs to another key")
+    agent = await _find(runtime, parsed.key_id)
+    request = parsed.verify(VerifyKey(agent.public_key))
+    if claims is not None and claims.agent_id != agent.id:
+        raise SignatureError("the access token belongs to another agent")
+    entry = AgentRequest(agent.id, request, claims, access, address)
+    if not route.claims_itself:
+        await _pass_gate(runtime, entry)
+    return VerifiedAgent(entry, agent.organization_id, VerifyKey(agent.executor_key))
+
+
+async def _find(runtime: Runtime, key_id: str) -> Any:
+    query = select(Agent.id, Agent.organization_id, Agent.public_key, Agent.executor_key)
+    async with runtime.database.read() as session:
+        agent = (await session.execute(query.where(Agent.key_id == key_id))).one_or_none()
+    if agent is None:
+        raise UnknownKeyError("this key is not registered here")
+    return agent
+
+
+async def _pass_gate(runtime: Runtime, entry: AgentRequest) -> None:
+    now = runtime.clock.now()
+    async with runtime.database.write() as session:
+        (result,) = await claim(session, [entry], now=now, policy=runtime.settings.agent_limit)
+        if not isinstance(result, RedFlagError):
+            await store_arrival(session, result)
+    if isinstance(result, RedFlagError):
+        raise result

@@ -1,0 +1,134 @@
+"""
+The gate of every agent request after its signature: nonce, status, token, evidence and rate, in one transaction.
+
+A request that fails later does not get its nonce back.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from redflag_core.enrolment import Access, AgentStatus, allows
+from redflag_core.errors import RedFlagError, ReplayError, UnknownKeyError
+from redflag_core.rate_limit import RateLimitPolicy, step
+from redflag_core.signed_requests import VerifiedRequest
+from redflag_server.agents.access_tokens import AccessClaims
+from redflag_server.agents.tables import Agent
+from redflag_server.checkin.nonces import NonceUse, claim_nonces
+from redflag_server.problems import AgentStateError, RateLimitedError, TokenError
+from redflag_server.trust.tables import ServerState
+
+LIMIT_NAME: Final = "agent"
+
+STATUS_MESSAGES: Final = {
+    AgentStatus.PENDING: "this agent waits for an operator's approval",
+    AgentStatus.QUARANTINED: "this agent is quarantined: an operator must look at it",
+    AgentStatus.HARDWARE_CHANGED: "the machine's evidence changed: an operator must approve it",
+    AgentStatus.RENEWAL_PENDING: "this agent was away too long: an operator must approve its return",
+    AgentStatus.REVOKED: "this agent was revoked",
+}
+
+
+@attrs.frozen
+class AgentRequest:
+    """
+    A request of a registered agent whose signature was verified; not yet claimed.
+
+    Attributes:
+        agent_id: The agent that the key belongs to.
+        request: The verified request.
+        claims: What its access token says; None for the endpoint that gives tokens.
+        access: Class of the endpoint.
+        address: Client address.
+    """
+
+    agent_id: UUID
+    request: VerifiedRequest
+    claims: AccessClaims | None
+    access: Access
+    address: str
+
+    @property
+    def nonce_use(self) -> NonceUse:
+        """The nonce it uses."""
+        return NonceUse(self.request.created, self.request.key_id, self.request.nonce)
+
+
+@attrs.frozen
+class Claimed:
+    """
+    A request that passed the gate.
+
+    Attributes:
+        agent: The agent's record, a row of `Agent`, locked.
+        rate_arrival: Its new arrival time; to be stored in the same transaction.
+    """
+
+    agent: Any
+    rate_arrival: float
+
+
+async def claim(
+    session: AsyncSession, requests: Sequence[AgentRequest], *, now: datetime, policy: RateLimitPolicy
+) -> list[Claimed | RedFlagError]:
+    """
+    Judge a batch of verified requests: who passes, and why the others do not.
+
+    Claims the nonces. Does not store the arrival times: see `store_arrival`.
+
+    Args:
+        session: The open write transaction.
+        requests: Verified requests, in order of arrival.
+        now: Database time, aware UTC.
+        policy: Rate limit of one agent.
+    """
+    horizon = (await session.scalars(select(ServerState.nonce_horizon))).one()
+    free = await claim_nonces(session, [entry.nonce_use for entry in requests], horizon=horizon)
+    agents = await _agents(session, {entry.agent_id for entry in requests})
+    arrivals = {agent_id: agent.rate_arrival for agent_id, agent in agents.items()}
+    results: list[Claimed | RedFlagError] = []
+    for entry in requests:
+        first_use = entry.nonce_use in free
+        free.discard(entry.nonce_use)
+        agent = agents.get(entry.agent_id)
+        refusal = _refusal(entry, agent, first_use)
+        if refusal is None:
+            arrival, decision = step(arrivals[entry.agent_id], now.timestamp(), policy)
+            arrivals[entry.agent_id] = arrival
+            refusal = None if decision.allowed else RateLimitedError(decision, LIMIT_NAME)
+        results.append(refusal or Claimed(agent, arrival))
+    return results
+
+
+async def store_arrival(session: AsyncSession, claimed: Claimed) -> None:
+    """Store what the rate limit was charged."""
+    table = Agent.__table__
+    statement = update(table).where(table.c.id == claimed.agent.id)  # type: ignore[arg-type]
+    await session.execute(statement.values(rate_arrival=claimed.rate_arrival))
+
+
+async def _agents(session: AsyncSession, ids: set[UUID]) -> dict[UUID, Any]:
+    # Locked in the order of their ids: crossing batches of two replicas must not wait in a circle.
+    query = select(Agent.__table__).where(Agent.id.in_(ids)).order_by(Agent.id).with_for_update()
+    return {row.id: row for row in await session.execute(query)}
+
+
+def _refusal(entry: AgentRequest, agent: Any, first_use: bool) -> RedFlagError | None:
+    if not first_use:
+        return ReplayError("this request was received before: sign each attempt with a fresh nonce")
+    if agent is None or agent.key_id != entry.request.key_id:
+        return UnknownKeyError("this key is not registered here")
+    status = AgentStatus(agent.status)
+    if not allows(status, entry.access):
+        return AgentStateError(STATUS_MESSAGES[status], status)
+    claims = entry.claims
+    if claims is not None and claims.token_version != agent.token_version:
+        return TokenError("the access token was withdrawn: ask for a new one")
+    if claims is not None and claims.evidence_digest != agent.evidence_digest:
+        return TokenError("the access token was given for other machine evidence: ask for a new one")
+    return None

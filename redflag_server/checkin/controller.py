@@ -1,0 +1,38 @@
+"""The check-in endpoint."""
+
+from litestar import Controller, post
+from litestar.di import NamedDependency, Provide
+
+from redflag_core.enrolment import Access
+from redflag_core.errors import RedFlagError
+from redflag_core.messages import CheckIn, CheckInAnswer
+from redflag_server.bodies import Strict
+from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
+from redflag_server.checkin.service import check_in, check_in_request
+from redflag_server.runtime import Runtime
+
+
+class CheckInController(Controller):
+    """Where an agent says that it is there, and learns what is wanted of it."""
+
+    tags = ("Agent",)
+    middleware = (AgentAuthentication,)
+    dependencies = {"agent": Provide(provide_agent, sync_to_thread=False)}  # noqa: RUF012  (Litestar's form)
+
+    @post(
+        "/agent/check-in",
+        operation_id="CheckIn",
+        summary="Check in",
+        dto=Strict[CheckIn],
+        return_dto=None,
+        status_code=200,
+        opt={"agent": AgentRoute(Access.CHECK_IN, claims_itself=True)},
+    )
+    async def check_in(
+        self, data: CheckIn, agent: NamedDependency[VerifiedAgent], runtime: NamedDependency[Runtime]
+    ) -> CheckInAnswer:
+        """Report state and what each scanner last saw; get the pace, the reports wanted and commands."""
+        (answer,) = await check_in(runtime, [check_in_request(agent, data, runtime.server)])
+        if isinstance(answer, RedFlagError):
+            raise answer
+        return answer

@@ -1,0 +1,55 @@
+"""Nonces in the database: one statement claims a batch, a job forgets what is too old to pass anyway."""
+
+from collections.abc import Sequence
+
+import attrs
+from sqlalchemy import delete, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from redflag_core.freshness import horizon_after_purge
+from redflag_server.checkin.tables import Nonce
+from redflag_server.runtime import Runtime
+from redflag_server.trust.tables import ServerState
+
+
+@attrs.frozen(order=True)
+class NonceUse:
+    """One use of a nonce by a verified request."""
+
+    created: int
+    key_id: str
+    nonce: str
+
+
+async def claim_nonces(session: AsyncSession, uses: Sequence[NonceUse], *, horizon: int) -> set[NonceUse]:
+    """
+    Claim nonces for their one use.
+
+    Args:
+        session: The open write transaction.
+        uses: What is claimed. One that is there twice is claimed once: the caller decides for whom.
+        horizon: Nothing created at or below it can be claimed any more.
+
+    Returns:
+        The uses that were free until now.
+    """
+    # Sorted: crossing batches of two replicas must not wait for each other in a circle.
+    rows = [attrs.asdict(use) for use in sorted(set(uses)) if use.created > horizon]
+    if not rows:
+        return set()
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(Nonce).values(rows).on_conflict_do_nothing()
+    result = await session.execute(statement.returning(Nonce.created, Nonce.key_id, Nonce.nonce))
+    return {NonceUse(*row) for row in result}
+
+
+async def purge_nonces(runtime: Runtime) -> None:
+    """Forget nonces that no request can use any more. The horizon is stored first, so none becomes free again."""
+    horizon = horizon_after_purge(runtime.clock.now())
+    async with runtime.database.write() as session:
+        await session.execute(
+            update(ServerState).where(ServerState.nonce_horizon < horizon).values(nonce_horizon=horizon)
+        )
+    async with runtime.database.write() as session:
+        await session.execute(delete(Nonce).where(Nonce.created <= horizon))

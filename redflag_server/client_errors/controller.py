@@ -1,0 +1,38 @@
+"""Where agents send their errors."""
+
+from litestar import Controller, post
+from litestar.di import NamedDependency, Provide
+
+from redflag_core.enrolment import Access
+from redflag_core.messages import Accepted, Errors
+from redflag_server.bodies import Strict
+from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
+from redflag_server.client_errors.service import accept_errors
+from redflag_server.runtime import Runtime
+
+MAX_BODY = 2 * 1024 * 1024
+"""Bytes: a full batch of errors with their stacks."""
+
+
+class AgentErrorController(Controller):
+    """Errors of agents."""
+
+    tags = ("Agent",)
+    middleware = (AgentAuthentication,)
+    dependencies = {"agent": Provide(provide_agent, sync_to_thread=False)}  # noqa: RUF012  (Litestar's form)
+
+    @post(
+        "/agent/errors",
+        operation_id="SendErrors",
+        summary="Send errors",
+        dto=Strict[Errors],
+        return_dto=None,
+        status_code=200,
+        opt={"agent": AgentRoute(Access.STORE, max_body=MAX_BODY)},
+    )
+    async def send_errors(
+        self, data: Errors, agent: NamedDependency[VerifiedAgent], runtime: NamedDependency[Runtime]
+    ) -> Accepted:
+        """Store errors that the agent met. The same batch again counts once."""
+        await accept_errors(runtime, agent, data)
+        return Accepted()

@@ -1,0 +1,83 @@
+"""Errors of agents: equal ones are one row with a count."""
+
+import hashlib
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import select
+
+from redflag_core.encoding import dump_json
+from redflag_core.messages import ClientError as WireError
+from redflag_core.messages import Errors
+from redflag_server.checkin.authentication import VerifiedAgent
+from redflag_server.client_errors.tables import ClientError, ErrorBatch
+from redflag_server.events.recorder import record
+from redflag_server.problems import ConflictError
+from redflag_server.runtime import Runtime
+
+
+async def accept_errors(runtime: Runtime, sender: VerifiedAgent, body: Errors) -> None:
+    """
+    Store a batch of errors, once.
+
+    Raises:
+        ConflictError: The batch id was used by another agent.
+    """
+    agent_id, organization_id = sender.entry.agent_id, sender.organization_id
+    async with runtime.database.write() as session:
+        now = runtime.clock.now()
+        batch = await session.get(ErrorBatch, UUID(body.batch_id))
+        if batch is not None:
+            if batch.agent_id != agent_id:
+                raise ConflictError("this batch id was used already: make a new one for each batch")
+            return
+        session.add(
+            ErrorBatch(id=UUID(body.batch_id), organization_id=organization_id, agent_id=agent_id, received_at=now)
+        )
+        for error in body.errors:
+            digest = _digest(error)
+            query = select(ClientError).where(ClientError.agent_id == agent_id, ClientError.digest == digest)
+            known = (await session.scalars(query)).one_or_none()
+            if known is None:
+                session.add(_new(error, digest, agent_id, organization_id))
+            else:
+                known.count += error.count
+                known.last_seen_at = max(known.last_seen_at, _time(error.last_seen))
+            await session.flush()
+        if body.dropped:
+            await record(
+                session,
+                at=now,
+                kind="agent.errors_dropped",
+                actor=f"agent:{agent_id}",
+                message=f"The agent had to drop {body.dropped} errors that it could not send.",
+                organization_id=organization_id,
+                agent_id=agent_id,
+                data={"dropped": body.dropped},
+            )
+
+
+def _digest(error: WireError) -> str:
+    """What makes two errors the same."""
+    parts = [error.subsystem, error.type, error.message, error.stack]
+    return hashlib.sha256(dump_json(parts)).hexdigest()
+
+
+def _new(error: WireError, digest: str, agent_id: UUID, organization_id: UUID) -> ClientError:
+    return ClientError(
+        organization_id=organization_id,
+        agent_id=agent_id,
+        digest=digest,
+        subsystem=error.subsystem,
+        type=error.type,
+        message=error.message,
+        stack=error.stack,
+        context=error.context,
+        count=error.count,
+        first_seen_at=_time(error.first_seen),
+        last_seen_at=_time(error.last_seen),
+    )
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, tz=UTC)

@@ -1,0 +1,280 @@
+"""Accepting scan reports: full or delta, each once, so that the rows are exactly the inventory of the hash."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import attrs
+from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from redflag_core.errors import MalformedError
+from redflag_core.messages import Report, ReportAccepted
+from redflag_core.scanning import (
+    SCANNED_STATES,
+    PackageKey,
+    PackageState,
+    ScanStatus,
+    Severity,
+    fold,
+    index_packages,
+    inventory_hash,
+    updated_hash,
+)
+from redflag_core.scanning import Package as ScannedPackage
+from redflag_server.checkin.authentication import VerifiedAgent
+from redflag_server.events.recorder import record
+from redflag_server.packages.tables import Package, Scanner, ScanReport
+from redflag_server.problems import ConflictError
+from redflag_server.runtime import Runtime
+
+EMPTY_HASH = inventory_hash(())
+
+
+async def accept_report(runtime: Runtime, sender: VerifiedAgent, name: str, report: Report) -> ReportAccepted:
+    """
+    Store one report of one scanner.
+
+    Args:
+        runtime: The server.
+        sender: The verified agent.
+        name: The scanner, from the path.
+        report: The report.
+
+    Returns:
+        Whether it was stored. A delta against another inventory than the one held here is not: the answer asks for
+        a full report.
+
+    Raises:
+        MalformedError: A full report whose hash is not of its packages.
+        ConflictError: The report id was used by another report.
+    """
+    async with runtime.database.write() as session:
+        now = runtime.clock.now()
+        ingest = _Ingest(session, sender.entry.agent_id, sender.organization_id, name, report, now)
+        repeated = await ingest.repeated()
+        if repeated is not None:
+            return repeated
+        scanner = await ingest.scanner()
+        if report.status is not ScanStatus.OK:
+            await ingest.fail(scanner)
+        elif not await ingest.store(scanner):
+            return ReportAccepted(1, accepted=False, hash=scanner.inventory_hash)
+        await ingest.finish(scanner)
+        return ReportAccepted(1, accepted=True, hash=scanner.inventory_hash)
+
+
+@attrs.define
+class _Ingest:
+    """One report on its way into the database."""
+
+    session: AsyncSession
+    agent_id: UUID
+    organization_id: UUID
+    name: str
+    report: Report
+    now: datetime
+    changed: int = 0
+    removed: int = 0
+
+    async def repeated(self) -> ReportAccepted | None:
+        """The answer to a report that was accepted before."""
+        stored = await self.session.get(ScanReport, UUID(self.report.report_id))
+        if stored is None:
+            return None
+        if (stored.agent_id, stored.scanner) != (self.agent_id, self.name):
+            raise ConflictError("this report id was used already: make a new one for each report")
+        scanner = await self.scanner()
+        return ReportAccepted(1, accepted=True, hash=scanner.inventory_hash)
+
+    async def scanner(self) -> Scanner:
+        """The record of the scanner, made at its first report."""
+        query = select(Scanner).where(Scanner.agent_id == self.agent_id, Scanner.name == self.name)
+        found = (await self.session.scalars(query.with_for_update())).one_or_none()
+        if found is not None:
+            return found
+        return Scanner(
+            organization_id=self.organization_id,
+            agent_id=self.agent_id,
+            name=self.name,
+            manager=self.report.manager,
+            status=ScanStatus.OK,
+            warnings=[],
+            facts={},
+            duration_ms=0,
+        )
+
+    async def fail(self, scanner: Scanner) -> None:
+        """A scan that failed: what its packages are is not known now."""
+        for state in PackageState:
+            folded = fold(state, None, scan_ok=False)
+            if folded is not state:
+                await self._restate(folded, Package.state == state)
+        if scanner.status == ScanStatus.OK:
+            await self._event("scanner.failed", f"The scanner {self.name} failed: {self.report.error}")
+
+    async def store(self, scanner: Scanner) -> bool:
+        """A scan that succeeded: make the rows the inventory it saw. False when the delta does not fit."""
+        come = index_packages(self.report.packages)
+        rows = await self._rows(None if self.report.base is None else {*come, *self.report.removed})
+        if self.report.base is None:
+            if inventory_hash(self.report.packages) != self.report.hash:
+                raise MalformedError("the hash is not of these packages")
+            gone = {key for key, row in rows.items() if row.present and key not in come}
+        else:
+            gone = set(self.report.removed)
+            if not self._fits(scanner, rows, come):
+                return False
+        await self._write(rows, come, gone)
+        if scanner.status != ScanStatus.OK:
+            await self._know_again()
+            await self._event("scanner.recovered", f"The scanner {self.name} works again.")
+        return True
+
+    def _fits(
+        self, scanner: Scanner, rows: Mapping[PackageKey, Any], come: Mapping[PackageKey, ScannedPackage]
+    ) -> bool:
+        present = {key: _scanned(row) for key, row in rows.items() if row.present}
+        if scanner.inventory_hash != self.report.base or not present.keys() >= set(self.report.removed):
+            return False
+        return updated_hash(self.report.base or "", gone=present.values(), come=come.values()) == self.report.hash
+
+    async def finish(self, scanner: Scanner) -> None:
+        """Store the report's own record, and what the scanner says of itself."""
+        report = self.report
+        taken_at = datetime.fromtimestamp(report.taken_at, tz=UTC)
+        first = scanner.id is None
+        scanner.manager = report.manager
+        scanner.status = report.status
+        scanner.error = report.error
+        scanner.warnings = list(report.warnings)
+        scanner.facts = report.facts
+        scanner.duration_ms = report.duration_ms
+        scanner.taken_at = taken_at
+        if report.status is ScanStatus.OK:
+            scanner.succeeded_at = taken_at
+            scanner.inventory_hash = report.hash
+        self.session.add(scanner)
+        self.session.add(
+            ScanReport(
+                id=UUID(report.report_id),
+                organization_id=self.organization_id,
+                agent_id=self.agent_id,
+                scanner=self.name,
+                received_at=self.now,
+                taken_at=taken_at,
+                status=report.status,
+                full=report.base is None,
+                changed=self.changed,
+                removed=self.removed,
+                inventory_hash=report.hash,
+            )
+        )
+        if self.changed or self.removed or first:
+            message = (
+                f"The scanner {self.name} reported {self.changed} new or changed packages, {self.removed} gone."
+            )
+            await self._event("packages.reported", message)
+
+    async def _rows(self, keys: set[PackageKey] | None) -> dict[PackageKey, Any]:
+        """Rows of this scanner by key: all of them, or those with *keys*."""
+        table = Package.__table__
+        query = select(table).where(table.c.agent_id == self.agent_id, table.c.scanner == self.name)
+        if keys is not None:
+            pairs = sorted((key.name, key.arch) for key in keys)
+            query = query.where(tuple_(table.c.name, table.c.arch).in_(pairs))
+        return {PackageKey(row.name, row.arch): row for row in await self.session.execute(query)}
+
+    async def _write(
+        self,
+        rows: Mapping[PackageKey, Any],
+        come: Mapping[PackageKey, ScannedPackage],
+        gone: Iterable[PackageKey],
+    ) -> None:
+        new = [self._new(come[key]) for key in sorted(come.keys() - rows.keys())]
+        kept = [
+            self._changed(rows[key], come[key])
+            for key in sorted(come.keys() & rows.keys())
+            if not rows[key].present or _scanned(rows[key]) != come[key]
+        ]
+        closed = [self._closed(rows[key]) for key in sorted(gone)]
+        self.changed, self.removed = len(new) + len(kept), len(closed)
+        connection = await self.session.connection()
+        table = Package.__table__
+        if new:
+            await connection.execute(insert(table), new)  # type: ignore[arg-type]
+        for changes in (kept, closed):
+            if changes:
+                columns: dict[str, Any] = {name: bindparam(f"new_{name}") for name in changes[0] if name != "row"}
+                values = [{(k if k == "row" else f"new_{k}"): v for k, v in change.items()} for change in changes]
+                statement = update(table).where(table.c.id == bindparam("row")).values(columns)  # type: ignore[arg-type]
+                await connection.execute(statement, values)
+
+    def _new(self, package: ScannedPackage) -> dict[str, Any]:
+        return {
+            "id": uuid7(),
+            "organization_id": self.organization_id,
+            "agent_id": self.agent_id,
+            "manager": self.report.manager,
+            "scanner": self.name,
+            "first_seen_at": self.now,
+            "state_at": self.now,
+            "state": fold(None, package.state, scan_ok=True),
+            **_columns(package),
+        }
+
+    def _changed(self, row: Any, package: ScannedPackage) -> dict[str, Any]:
+        state = fold(PackageState(row.state), package.state, scan_ok=True)
+        state_at = row.state_at if state == row.state else self.now
+        return {"row": row.id, "state": state, "state_at": state_at, **_columns(package)}
+
+    def _closed(self, row: Any) -> dict[str, Any]:
+        state = fold(PackageState(row.state), None, scan_ok=True)
+        return {"row": row.id, "state": state, "state_at": self.now, "present": False}
+
+    async def _know_again(self) -> None:
+        """After a failure: packages that did not change are again what was observed of them."""
+        for observed in sorted(SCANNED_STATES):
+            folded = fold(PackageState.UNKNOWN, observed, scan_ok=True)
+            await self._restate(
+                folded, Package.state == PackageState.UNKNOWN, Package.observed == observed, Package.present
+            )
+
+    async def _restate(self, state: PackageState, *conditions: Any) -> None:
+        await self.session.execute(
+            update(Package)
+            .where(Package.agent_id == self.agent_id, Package.scanner == self.name, *conditions)
+            .values(state=state, state_at=self.now)
+            .execution_options(synchronize_session=False)
+        )
+
+    async def _event(self, kind: str, message: str) -> None:
+        await record(
+            self.session,
+            at=self.now,
+            kind=kind,
+            actor=f"agent:{self.agent_id}",
+            message=message,
+            organization_id=self.organization_id,
+            agent_id=self.agent_id,
+            data={"scanner": self.name, "report": self.report.report_id},
+        )
+
+
+_FIELDS = tuple(field.name for field in attrs.fields(ScannedPackage) if field.name not in ("state", "cves"))
+
+
+def _columns(package: ScannedPackage) -> dict[str, Any]:
+    """A scanned package as columns."""
+    columns: dict[str, Any] = {name: getattr(package, name) for name in _FIELDS}
+    return {**columns, "observed": package.state, "cves": list(package.cves), "present": True}
+
+
+def _scanned(row: Any) -> ScannedPackage:
+    """The package that a row was made from."""
+    fields = {name: getattr(row, name) for name in _FIELDS if name != "severity"}
+    return ScannedPackage(
+        **fields, severity=Severity(row.severity), state=PackageState(row.observed), cves=tuple(row.cves)
+    )
