@@ -1,0 +1,43 @@
+"""What operators may do with agents, and when an agent counts as there."""
+
+from datetime import timedelta
+
+import pytest
+
+from redflag_core.enrolment import AgentStatus
+from redflag_core.lifecycle import AgentAction, Presence, permits, presence, result_of
+from redflag_core.testing import START
+
+PERMITTED = {
+    AgentAction.APPROVE: {AgentStatus.PENDING, AgentStatus.HARDWARE_CHANGED, AgentStatus.RENEWAL_PENDING},
+    AgentAction.RELEASE: {AgentStatus.QUARANTINED},
+    AgentAction.REVOKE: set(AgentStatus) - {AgentStatus.REVOKED},
+}
+
+
+@pytest.mark.parametrize("action", AgentAction)
+@pytest.mark.parametrize("status", AgentStatus)
+def test_each_action_leads_on_from_its_own_statuses_only(action, status):
+    """Approval is for agents that wait, release for quarantined ones, and a revoked one stays revoked."""
+    assert permits(status, action) is (status in PERMITTED[action])
+
+
+def test_every_action_has_a_result():
+    """Approved and released agents work again, revoked ones never do."""
+    assert [AgentStatus.ACTIVE, AgentStatus.ACTIVE, AgentStatus.REVOKED] == [result_of(a) for a in AgentAction]
+
+
+@pytest.mark.parametrize(
+    "seconds,expected",
+    [(0, Presence.ONLINE), (180, Presence.ONLINE), (180.001, Presence.OFFLINE), (1e6, Presence.OFFLINE)],
+)
+def test_an_agent_is_offline_after_three_missed_check_ins(seconds, expected):
+    """Told to come back in 60 s, it is online up to and including 180 s of silence."""
+    now = START + timedelta(seconds=seconds)
+
+    assert expected is presence(last_seen=START, next_due=START + timedelta(seconds=60), now=now)
+
+
+def test_an_agent_that_never_checked_in_is_neither_online_nor_offline():
+    """Registered but silent is told apart from gone."""
+    assert Presence.NEVER is presence(last_seen=None, next_due=None, now=START)
