@@ -28,7 +28,7 @@ from redflag_server.jobs.service import keep_running, prepare
 from redflag_server.packages.controller import PackageController
 from redflag_server.packages.report_controller import ReportController
 from redflag_server.problems import EXCEPTION_HANDLERS
-from redflag_server.runtime import provide_runtime
+from redflag_server.runtime import Runtime, provide_runtime
 from redflag_server.settings import Settings
 from redflag_server.start import open_runtime
 from redflag_server.trust.controller import TrustController
@@ -49,7 +49,14 @@ CONTROLLERS: Final[list[Any]] = [
 ]
 
 
-def create_app(settings: Settings, *, clock: Clock, entropy: Entropy, run_jobs: bool = True) -> Litestar:
+def create_app(
+    settings: Settings,
+    *,
+    clock: Clock,
+    entropy: Entropy,
+    run_jobs: bool = True,
+    runtime: Runtime | None = None,
+) -> Litestar:
     """
     The server as an ASGI application.
 
@@ -58,21 +65,23 @@ def create_app(settings: Settings, *, clock: Clock, entropy: Entropy, run_jobs: 
         clock: Wall and monotonic time.
         entropy: Randomness.
         run_jobs: Whether this process runs the recurring work too.
+        runtime: Opened already by `start.open_runtime`, so that a start that must fail does so with its sentence;
+            None opens it when the application starts. It is closed when the application ends.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        runtime = await open_runtime(settings, clock, entropy)
-        app.state.runtime = runtime
-        await prepare(runtime, JOBS)
-        jobs = asyncio.create_task(keep_running(runtime, JOBS)) if run_jobs else None
+        opened = runtime or await open_runtime(settings, clock, entropy)
+        app.state.runtime = opened
+        await prepare(opened, JOBS)
+        jobs = asyncio.create_task(keep_running(opened, JOBS)) if run_jobs else None
         try:
             yield
         finally:
             if jobs is not None:
                 jobs.cancel()
                 await asyncio.gather(jobs, return_exceptions=True)
-            await runtime.database.close()
+            await opened.database.close()
 
     def with_headers(app: ASGIApp) -> ASGIApp:
         return SecurityHeaders(app, secure=settings.is_secure)

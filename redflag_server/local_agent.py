@@ -1,0 +1,101 @@
+"""The agent of this machine as a child process of `redflag up`: started, listened to, started again, ended."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS: Final = 8
+"""How long the agent may take to end. It is only looking: nothing that it does must be finished."""
+
+RESTART_SECONDS: Final = (1, 2, 5, 15, 60)
+MAX_LINE: Final = 64 * 1024
+
+
+@attrs.define
+class LocalAgent:
+    """
+    A child process that runs the agent.
+
+    Args:
+        data: The agent's data directory.
+        on_event: Called with each progress event, and with ``{"event": "stopped", ...}`` when it ended by itself.
+    """
+
+    data: Path
+    on_event: Callable[[dict[str, Any]], None]
+    _process: asyncio.subprocess.Process | None = attrs.field(default=None, init=False)
+
+    async def keep_running(self, registration_token: Callable[[], Any]) -> None:
+        """
+        Run the agent until cancelled; start it again when it ends, ever more slowly.
+
+        Args:
+            registration_token: Awaited before each start; gives the token to register with, or None when the
+                agent is registered already.
+        """
+        failures = 0
+        while True:
+            code = await self._run_once(await registration_token())
+            pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+            failures += 1
+            self.on_event({"event": "stopped", "code": code, "again_in_seconds": pause})
+            await asyncio.sleep(pause)
+
+    async def _run_once(self, token: str | None) -> int:
+        arguments = ["run", "--data", str(self.data), "--progress-json", "--token-stdin", "--until-stdin-closes"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "redflag_agent",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=MAX_LINE,
+            start_new_session=True,  # Ctrl-C is for us: we end it in order
+        )
+        self._process = process
+        try:
+            assert process.stdin is not None  # noqa: S101  (PIPE)
+            assert process.stdout is not None  # noqa: S101  (PIPE)
+            # The pipe stays open: when this process dies in any way, it closes, and the agent ends too.
+            process.stdin.write(f"{token or ''}\n".encode())
+            await process.stdin.drain()
+            async for line in process.stdout:
+                self._hear(line)
+            return await process.wait()
+        except (BrokenPipeError, ConnectionResetError):
+            return await process.wait()
+        finally:
+            await asyncio.shield(self.stop())
+
+    async def stop(self) -> None:
+        """End the agent: ask, then insist."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            logger.warning("the agent wrote a line that is no event")
+            return
+        if isinstance(event, dict):
+            self.on_event(event)

@@ -1,0 +1,260 @@
+"""Machines that speak the real protocol to a server under test: keys, evidence, signatures, all of the core."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+
+from redflag_core import codec
+from redflag_core.encoding import b64encode
+from redflag_core.enrolment import RegistrationToken, new_secret, secret_digest
+from redflag_core.envelope import sign_envelope
+from redflag_core.keys import SigningKey
+from redflag_core.machine import MachineEvidence, RawMachine, make_evidence
+from redflag_core.messages import (
+    EVIDENCE_TYPE,
+    EXECUTOR_PROOF_TYPE,
+    EXECUTOR_STATE_TYPE,
+    CheckIn,
+    Errors,
+    EvidenceStatement,
+    ExecutorProof,
+    ExecutorState,
+    OperatingSystem,
+    PublicKey,
+    Register,
+    Report,
+    ScannerState,
+    TokenRequest,
+    Versions,
+)
+from redflag_core.scanning import Package, PackageState, ScanStatus, inventory_hash
+from redflag_core.signed_requests import Request, new_nonce, sign_request
+from redflag_core.system import SystemEntropy
+
+Answer = Any
+"""What a client returns: ``status_code``, ``json()``, ``headers``."""
+
+ENTROPY = SystemEntropy()
+API = "/api/v1"
+
+
+@attrs.frozen
+class Signed:
+    """A signed request, ready to be sent, sent twice, or tampered with."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def url(self) -> str:
+        """Path and query as they go on the wire."""
+        return self.path + (f"?{self.query}" if self.query else "")
+
+    async def send(self, client: Any) -> Answer:
+        """Send it as it is."""
+        return await client.request(self.method, self.url, content=self.body, headers=self.headers)
+
+
+@attrs.define
+class Machine:
+    """
+    One machine with its agent's keys.
+
+    Args:
+        now: Tells the time that its requests are signed with.
+        authority: Public name of the server.
+    """
+
+    now: Any
+    authority: str
+    machine_id: bytes = attrs.field(factory=lambda: ENTROPY.token(16))
+    key: SigningKey = attrs.field(factory=SigningKey.generate)
+    executor: SigningKey = attrs.field(factory=SigningKey.generate)
+    secret: str = attrs.field(factory=lambda: new_secret(ENTROPY))
+    pending: str = attrs.field(factory=lambda: new_secret(ENTROPY))
+    generation: int = 0
+    boot_id: str = attrs.field(factory=lambda: str(uuid4()))
+    server: str = ""
+    agent_id: str = ""
+    access_token: str | None = None
+
+    # --- statements ---
+
+    def evidence(self) -> MachineEvidence:
+        """What the machine shows of itself."""
+        return make_evidence(RawMachine(machine_id=self.machine_id), replacement=b"0123456789abcdef")
+
+    def evidence_envelope(self) -> bytes:
+        """The same, signed by the executor."""
+        return sign_envelope(EVIDENCE_TYPE, codec.dump(EvidenceStatement(1, self.evidence())), self.executor)
+
+    def state(self, **changes: Any) -> str:
+        """State of the executor, signed, in base64."""
+        state = ExecutorState(
+            v=1,
+            server=self.server,
+            agent_id=self.agent_id,
+            epoch=1,
+            gen=0,
+            seq=0,
+            refresh_generation=self.generation,
+            iat=int(self.now().timestamp()),
+        )
+        state = attrs.evolve(state, **changes)
+        return b64encode(sign_envelope(EXECUTOR_STATE_TYPE, codec.dump(state), self.executor))
+
+    # --- bodies ---
+
+    def register_body(self, token: RegistrationToken, **changes: Any) -> Register:
+        """A registration with *token*."""
+        evidence = self.evidence_envelope()
+        proof = ExecutorProof(
+            v=1,
+            agent_key=PublicKey.of(self.key),
+            executor_key=PublicKey.of(self.executor),
+            evidence=hashlib.sha256(evidence).hexdigest(),
+            server=token.server,
+            root_fp=token.root_fp,
+            token_id=token.id,
+        )
+        body = Register(
+            v=1,
+            registration_token=token.credential,
+            agent_key=proof.agent_key,
+            executor_key=proof.executor_key,
+            executor_proof=b64encode(sign_envelope(EXECUTOR_PROOF_TYPE, codec.dump(proof), self.executor)),
+            evidence=b64encode(evidence),
+            refresh_hash=secret_digest(self.secret).hex(),
+            hostname="machine-under-test",
+            os=OperatingSystem("linux", "debian", "Debian GNU/Linux 12 (bookworm)", "12"),
+            versions=Versions("0.1.0", (1,)),
+        )
+        return attrs.evolve(body, **changes)
+
+    def token_body(self, **changes: Any) -> TokenRequest:
+        """A request for an access token."""
+        body = TokenRequest(
+            v=1,
+            current=self.secret,
+            next_hash=secret_digest(self.pending).hex(),
+            evidence=b64encode(self.evidence_envelope()),
+            state=self.state(),
+            boot_id=self.boot_id,
+        )
+        return attrs.evolve(body, **changes)
+
+    def check_in_body(self, scanners: Sequence[ScannerState] = (), **changes: Any) -> CheckIn:
+        """A check-in."""
+        body = CheckIn(v=1, state=self.state(), boot_id=self.boot_id, scanners=tuple(scanners))
+        return attrs.evolve(body, **changes)
+
+    # --- requests ---
+
+    def sign(
+        self,
+        path: str,
+        body: Any,
+        *,
+        with_token: bool = True,
+        method: str = "POST",
+        query: str = "",
+        created: datetime | None = None,
+        extra: dict[str, str] | None = None,
+    ) -> Signed:
+        """Sign a request; *body* is a message of the core, or raw bytes."""
+        raw = body if isinstance(body, bytes) else codec.dump(body)
+        headers = {"host": self.authority, "content-type": "application/json", **(extra or {})}
+        if with_token and self.access_token is not None:
+            headers["authorization"] = f"Bearer {self.access_token}"
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        request = Request(method, API + path, query, pairs, raw)
+        added = sign_request(
+            request, self.key, authority=self.authority, now=created or self.now(), nonce=new_nonce(ENTROPY)
+        )
+        headers.update({name.decode(): value.decode() for name, value in added})
+        return Signed(method, API + path, query, headers, raw)
+
+    async def register(self, client: Any, token: RegistrationToken) -> Answer:
+        """Register, and remember who this machine now is."""
+        signed = self.sign("/agents/register", self.register_body(token), with_token=False)
+        answer = await signed.send(client)
+        if answer.status_code == 201:
+            self.server, self.agent_id = token.server, answer.json()["agent_id"]
+        return answer
+
+    async def refresh(self, client: Any) -> Answer:
+        """Get an access token, and move the chain on when it was given."""
+        answer = await self.sign("/agent/token", self.token_body(), with_token=False).send(client)
+        if answer.status_code == 200:
+            self.take_token(answer.json())
+        return answer
+
+    def take_token(self, token: dict[str, Any]) -> None:
+        """What an agent does with the answer: the successor is due now."""
+        self.access_token = token["access_token"]
+        self.generation = token["refresh_generation"]
+        self.secret, self.pending = self.pending, new_secret(ENTROPY)
+
+    async def enrol(self, client: Any, token: RegistrationToken) -> "Machine":
+        """Register and get a token."""
+        assert (await self.register(client, token)).status_code == 201
+        assert (await self.refresh(client)).status_code == 200
+        return self
+
+    async def check_in(self, client: Any, scanners: Sequence[ScannerState] = (), **changes: Any) -> Answer:
+        """Check in."""
+        return await self.sign("/agent/check-in", self.check_in_body(scanners, **changes)).send(client)
+
+    async def report(self, client: Any, report: Report, scanner: str = "apt") -> Answer:
+        """Send a report."""
+        return await self.sign(f"/agent/reports/{scanner}", report).send(client)
+
+    async def send_errors(self, client: Any, errors: Errors) -> Answer:
+        """Send errors."""
+        return await self.sign("/agent/errors", errors).send(client)
+
+
+def package(name: str, state: PackageState = PackageState.CURRENT, **changes: Any) -> Package:
+    """A package as a scanner sees it."""
+    available = None if state is PackageState.CURRENT else "2.0"
+    return Package(name=name, arch="amd64", installed="1.0", available=available, state=state, **changes)
+
+
+def full_report(packages: Sequence[Package], **changes: Any) -> Report:
+    """A full report of *packages*."""
+    report = Report(
+        v=1,
+        report_id=str(uuid4()),
+        taken_at=1_767_225_600,
+        duration_ms=10,
+        status=ScanStatus.OK,
+        manager="apt",
+        hash=inventory_hash(packages),
+        packages=tuple(packages),
+    )
+    return attrs.evolve(report, **changes)
+
+
+def failed_scan(error: str = "apt-get: the lists are damaged") -> Report:
+    """A report of a scan that failed."""
+    return Report(
+        v=1,
+        report_id=str(uuid4()),
+        taken_at=1_767_225_600,
+        duration_ms=10,
+        status=ScanStatus.FAILED,
+        manager="apt",
+        error=error,
+    )
+
+
+def new_id() -> str:
+    """A UUID in text."""
+    return str(UUID(bytes=ENTROPY.token(16), version=4))
