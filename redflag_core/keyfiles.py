@@ -7,8 +7,10 @@ the file system) or sealed with a passphrase (an operator's key): argon2id, then
 Sources: RFC 9106 (argon2id), NaCl secretbox, both through PyNaCl.
 """
 
+import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +21,7 @@ from nacl.exceptions import CryptoError
 from redflag_core import codec
 from redflag_core.encoding import b64decode, b64encode, b64url_decode, b64url_encode
 from redflag_core.errors import KeyFileError, MalformedError
-from redflag_core.keys import KEY_TYPE, SigningKey
+from redflag_core.keys import KEY_TYPE, SEED_SIZE, SigningKey
 from redflag_core.ports import Entropy
 
 MAX_FILE_BYTES: Final = 4096
@@ -36,8 +38,11 @@ MEMORY_LIMIT: Final = 256 * 1024 * 1024
 """Bytes. libsodium's "moderate" setting: about 0.7 s once, when an operator opens the key."""
 
 MAX_OPS_LIMIT: Final = 16
+MIN_MEMORY_LIMIT: Final = 8192
 MAX_MEMORY_LIMIT: Final = 1024 * 1024 * 1024
 """Bounds for what a file may ask of us when it is opened."""
+
+BOX_SIZE: Final = secret.SecretBox.NONCE_SIZE + secret.SecretBox.MACBYTES + SEED_SIZE
 
 
 @attrs.frozen
@@ -53,7 +58,7 @@ class _Sealed:
 class _KeyFile:
     v: int
     key_type: str
-    seed: str | None = None
+    seed: str | None = attrs.field(default=None, repr=False)
     sealed: _Sealed | None = None
 
 
@@ -74,8 +79,8 @@ def write_key(
     """
     if passphrase is None:
         content = _KeyFile(1, KEY_TYPE, seed=b64encode(key.seed))
-    elif entropy is None:
-        raise KeyFileError("sealing a key with a passphrase needs an entropy source")
+    elif not passphrase or entropy is None:
+        raise KeyFileError("sealing a key needs a passphrase that is not empty, and an entropy source")
     else:
         content = _KeyFile(1, KEY_TYPE, sealed=_seal(key.seed, passphrase, entropy))
     write_private(path, codec.dump(content) + b"\n", replace=False)
@@ -135,7 +140,8 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> None:
     """
     Write a file that only its owner can read, so that a crash leaves the old state or the new one.
 
-    Temporary file, fsync, link or rename, fsync of the directory.
+    Temporary file, fsync, link or rename, fsync of the directory. The temporary file has a name of its own, so
+    writers do not disturb each other; a crash may leave it behind, readable by the owner only.
 
     Args:
         path: Where. The directory must exist.
@@ -145,18 +151,19 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> None:
     Raises:
         KeyFileError: The file exists already (with *replace* False), or the system refuses to write.
     """
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        temporary.unlink(missing_ok=True)
-        _write_synced(temporary, data)
-        if replace:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)
-            temporary.unlink()
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+        temporary = Path(name)
+        try:
+            _write_synced(handle, data)
+            if replace:
+                temporary.replace(path)
+            else:
+                os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
     except FileExistsError:
-        temporary.unlink(missing_ok=True)
         raise KeyFileError(f"{path} exists already and is never overwritten") from None
     except OSError as error:
         raise KeyFileError(f"cannot write {path}: {error.strerror}") from None
@@ -174,12 +181,12 @@ def read_private(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         KeyFileError: Missing, a link, oversize, owned by another user or too open.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        with open(path, "rb", opener=_open_itself) as file:  # Path.open takes no opener
+            _refuse_open_to_others(path, os.fstat(file.fileno()))
+            data = file.read(max_bytes + 1)
     except OSError as error:
-        raise KeyFileError(f"cannot open {path}: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
-        _refuse_open_to_others(path, os.fstat(handle))
-        data = file.read(max_bytes + 1)
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise KeyFileError(f"cannot read {path}: {reason}") from None
     if len(data) > max_bytes:
         raise KeyFileError(f"{path} is larger than {max_bytes} bytes: it is something else")
     return data
@@ -196,12 +203,16 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _write_synced(handle: int, data: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(handle)
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open the file and not what a link points to, and do not wait for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _refuse_open_to_others(path: Path, status: os.stat_result) -> None:
@@ -233,15 +244,20 @@ def _seed_of(path: Path, content: _KeyFile, passphrase: bytes | None) -> bytes:
 
 
 def _unseal(path: Path, sealed: _Sealed, passphrase: bytes) -> bytes:
-    if not (0 < sealed.ops <= MAX_OPS_LIMIT and 8192 <= sealed.memory <= MAX_MEMORY_LIMIT):
+    if not (0 < sealed.ops <= MAX_OPS_LIMIT and MIN_MEMORY_LIMIT <= sealed.memory <= MAX_MEMORY_LIMIT):
         raise MalformedError("key derivation limits out of bounds")
-    salt = b64decode(sealed.salt)
+    salt, box = b64decode(sealed.salt), b64decode(sealed.box)
+    if len(salt) != pwhash.argon2id.SALTBYTES or len(box) != BOX_SIZE:
+        raise MalformedError("salt or box of the wrong size")
+    key = _derive(passphrase, salt, sealed.ops, sealed.memory)
     try:
-        box = secret.SecretBox(_derive(passphrase, salt, sealed.ops, sealed.memory))
-        return box.decrypt(b64decode(sealed.box))
+        return secret.SecretBox(key).decrypt(box)
     except CryptoError:
         raise KeyFileError(f"{path} does not open with this passphrase") from None
 
 
 def _derive(passphrase: bytes, salt: bytes, ops: int, memory: int) -> bytes:
-    return pwhash.argon2id.kdf(secret.SecretBox.KEY_SIZE, passphrase, salt, opslimit=ops, memlimit=memory)
+    try:
+        return pwhash.argon2id.kdf(secret.SecretBox.KEY_SIZE, passphrase, salt, opslimit=ops, memlimit=memory)
+    except CryptoError:
+        raise KeyFileError(f"sealing a key with a passphrase needs {memory >> 20} MiB of free memory") from None
