@@ -44,7 +44,7 @@ def unix(moment: datetime) -> float:
     Raises:
         ValueError: A naive datetime: a bug of the caller.
     """
-    if moment.tzinfo is None:
+    if moment.utcoffset() is None:
         raise ValueError("now must be an aware datetime")
     return moment.timestamp()
 
