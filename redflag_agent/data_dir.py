@@ -7,6 +7,7 @@ yet), `agent.toml` (settings, written by people) and `agent.lock`.
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ class DataDirectory:
             InUseError: Another agent holds it.
             DataDirectoryError: The lock file cannot be written.
         """
-        path = self.path / "agent.lock"
+        path = self._lock_file
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -111,6 +112,19 @@ class DataDirectory:
             yield
         finally:
             os.close(handle)
+
+    def is_locked(self) -> bool:
+        """Whether an agent holds the directory. Looks without touching the lock (proc_locks(5))."""
+        try:
+            number = self._lock_file.stat().st_ino
+            locks = Path("/proc/locks").read_text(encoding="ascii")
+        except OSError:
+            return False
+        return bool(re.search(rf"FLOCK .*:{number} ", locks))
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "agent.lock"
 
 
 def default_data_directory() -> Path:

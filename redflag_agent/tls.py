@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import attrs
 
-from redflag_core.errors import ConfigurationError
+from redflag_core.certificates import parse_certificate
+from redflag_core.errors import ConfigurationError, MalformedError
 
 _PIN: Final = re.compile(r"(sha256|ca-sha256):([0-9a-f]{64})")
-_VERSION: Final = 0xA0
 _DER: Final = 2
 """``ENCODING_DER`` of the interpreter's own TLS module."""
 
@@ -108,8 +108,11 @@ def _pinned(pin: Pin) -> type[ssl.SSLObject]:
 
 
 def _check_key(connection: ssl.SSLObject, digest: bytes) -> None:
-    certificate = connection.getpeercert(binary_form=True)
-    if certificate is None or hashlib.sha256(public_key_info(certificate)).digest() != digest:
+    try:
+        key = parse_certificate(connection.getpeercert(binary_form=True) or b"").public_key_info
+    except MalformedError:
+        raise ssl.SSLCertVerificationError("the server sent no certificate that can be read") from None
+    if hashlib.sha256(key).digest() != digest:
         raise ssl.SSLCertVerificationError("the server's key is not the one that was pinned")
 
 
@@ -139,39 +142,3 @@ def _chain(connection: ssl.SSLObject, *, verified: bool) -> list[bytes]:
     else:
         chain = getattr(connection._sslobj, name)() or []  # type: ignore[attr-defined]  # noqa: SLF001
     return [entry if isinstance(entry, bytes) else entry.public_bytes(_DER) for entry in chain]
-
-
-def public_key_info(certificate: bytes) -> bytes:
-    """
-    The SubjectPublicKeyInfo of an X.509 certificate: what a pin of the server's key is the hash of.
-
-    Args:
-        certificate: DER, untrusted.
-
-    Returns:
-        DER, its tag and length included (RFC 5280, section 4.1).
-
-    Raises:
-        ssl.SSLCertVerificationError: Not a certificate.
-    """
-    try:
-        fields, _ = _element(_element(certificate)[0])
-        if fields[0] == _VERSION:
-            _, fields = _element(fields)
-        for _serial_algorithm_issuer_validity_subject in range(5):
-            _, fields = _element(fields)
-        _, rest = _element(fields)
-    except IndexError:
-        raise ssl.SSLCertVerificationError("the server sent no certificate that can be read") from None
-    return fields[: len(fields) - len(rest)]
-
-
-def _element(data: bytes) -> tuple[bytes, bytes]:
-    """The content of the first DER element, and what follows it; IndexError when cut off (X.690, section 8.1)."""
-    start, size = 2, data[1]
-    if size & 0x80:
-        start = 2 + (size & 0x7F)
-        size = int.from_bytes(data[2:start], "big")
-    if start + size > len(data):
-        raise IndexError
-    return data[start : start + size], data[start + size :]

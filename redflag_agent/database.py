@@ -1,0 +1,151 @@
+"""
+The SQLite file behind the outbox: opened safely, written in short durable transactions, failing in sentences.
+
+WAL and synchronous=FULL: what a transaction wrote is on disk when its block ends, and a kill at any moment leaves
+the state before or after it.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from redflag_core.errors import RedFlagError
+
+SCHEMA_VERSION: Final = 1
+
+BUSY_SECONDS: Final = 2.0
+"""Longest wait for a reader such as ``redflag agent status``, which holds the file for milliseconds."""
+
+WAL_BYTES: Final = 4 * 1024 * 1024
+"""Size that the write-ahead log is cut back to: one full report of a large machine."""
+
+_SCHEMA: Final = """
+CREATE TABLE reports (
+    scanner TEXT NOT NULL, slot TEXT NOT NULL CHECK (slot IN ('pending', 'accepted')),
+    report_id TEXT NOT NULL, hash TEXT, body BLOB NOT NULL, refused TEXT,
+    PRIMARY KEY (scanner, slot)
+) STRICT;
+CREATE TABLE runs (
+    scanner TEXT PRIMARY KEY, manager TEXT NOT NULL, status TEXT NOT NULL, hash TEXT, taken_at INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL, error TEXT, warnings TEXT NOT NULL, states TEXT NOT NULL,
+    content TEXT NOT NULL, accepted_content TEXT
+) STRICT;
+CREATE TABLE errors (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT, subsystem TEXT NOT NULL, type TEXT NOT NULL,
+    message TEXT NOT NULL, count INTEGER NOT NULL, first_seen INTEGER NOT NULL, last_seen INTEGER NOT NULL,
+    stack TEXT
+) STRICT;
+CREATE INDEX errors_by_text ON errors (subsystem, type, message) WHERE batch IS NULL;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+"""
+
+
+class OutboxError(RedFlagError):
+    """The outbox cannot be read or written. The message says what to do."""
+
+    code = "outbox"
+
+
+_DAMAGED: Final = "it is damaged; move it away, and the agent scans and reports anew"
+
+
+class Database:
+    """
+    The open file. Make one with `open`; close it, or use it as a context manager.
+
+    Args:
+        path: The file.
+        connection: The open database.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> "Database":
+        """
+        Open the file, made 0600 when it is not there.
+
+        Raises:
+            OutboxError: The disk is full or read-only, or the file is damaged or of a newer release.
+        """
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise OutboxError(f"cannot open {path}: {_reason(error)}") from None
+        database = cls(path, connection)
+        try:
+            database._prepare()
+        except BaseException:
+            connection.close()
+            raise
+        return database
+
+    def close(self) -> None:
+        """Close the file. What was written stays."""
+        self._connection.close()
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """
+        All of the block or nothing of it, durable at its end.
+
+        Raises:
+            OutboxError: The disk is full, or the file is damaged; nothing of the block is kept.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._rollback()
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._rollback()
+            raise OutboxError(f"cannot use {self.path}: {_reason(error)}") from None
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _prepare(self) -> None:
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+            (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise OutboxError(f"cannot open {self.path}: {_reason(error)}") from None
+        if verdict != "ok":
+            raise OutboxError(f"cannot open {self.path}: {_DAMAGED}")
+        if version > SCHEMA_VERSION:
+            raise OutboxError(f"{self.path} was written by a newer release: update this agent")
+        if version < SCHEMA_VERSION:
+            with self.transaction() as db:
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _reason(error: OSError | sqlite3.Error) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")):
+        return "the disk is full; make room, the agent goes on by itself"
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return _DAMAGED
+    return str(error)
