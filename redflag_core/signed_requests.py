@@ -59,24 +59,27 @@ class Request:
         method: Upper-case method.
         path: Undecoded path, as on the request line.
         query: Undecoded query without the question mark; empty when absent.
-        headers: Raw pairs, names in lower case (the form of ASGI).
+        headers: Raw pairs of name and value (the form of ASGI).
         body: Raw body, before any content decoding.
     """
 
     method: str
     path: str
     query: str
-    headers: Sequence[tuple[bytes, bytes]]
-    body: bytes = b""
+    headers: Sequence[tuple[bytes, bytes]] = attrs.field(repr=False)
+    body: bytes = attrs.field(default=b"", repr=False)
 
     def header(self, name: bytes) -> str | None:
         """
         The one value of a header, or None.
 
+        Args:
+            name: In lower case; the header's own case does not matter.
+
         Raises:
             MalformedError: It is there twice, or is too long, or not ASCII.
         """
-        values = [value for key, value in self.headers if key == name]
+        values = [value for key, value in self.headers if key.lower() == name]
         if not values:
             return None
         if len(values) > 1:
@@ -106,8 +109,8 @@ class ParsedRequest:
     created: int
     expires: int
     nonce: str
-    access_token: str | None
-    body: bytes
+    access_token: str | None = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
     signing_input: bytes = attrs.field(repr=False)
     signature: bytes = attrs.field(repr=False)
 
@@ -131,8 +134,8 @@ class VerifiedRequest:
     key_id: str
     created: int
     nonce: str
-    access_token: str | None
-    body: bytes
+    access_token: str | None = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
 
 
 def new_nonce(entropy: Entropy) -> str:
@@ -157,7 +160,11 @@ def sign_request(
 
     Returns:
         The headers to add: content-digest, signature-input, signature.
+
+    Raises:
+        MalformedError: A method, path, query or content encoding that the server would refuse.
     """
+    _check_request_line(request)
     created = int(unix(now))
     digest = f"sha-256=:{b64encode(hashlib.sha256(request.body).digest())}:"
     components = _components(request)
@@ -182,7 +189,7 @@ def parse_request(
 
     Args:
         request: Unverified request, as received.
-        authorities: The server's public names in lower case, the main one first. The name signed must be the
+        authorities: The server's public names, in lower case, the main one first. The name signed must be the
             ``Host`` received if that is one of them, else the main one; forwarded headers are never read.
         with_token: True where an access token is required; False where there must not be one.
         prefix: Public path prefix that a proxy took away before the request came here.
@@ -194,8 +201,7 @@ def parse_request(
         MalformedError: Any other shape than the one profile.
         SignatureError: The digest is not of this body.
     """
-    if not _METHOD.fullmatch(request.method) or not _TARGET.fullmatch(request.path + request.query):
-        raise MalformedError("the request line is not of HTTP")
+    _check_request_line(request)
     match = _required(request, b"signature-input", _SIGNATURE_INPUT)
     signature = _required(request, b"signature", _SIGNATURE)
     digest = _required(request, b"content-digest", _DIGEST)
@@ -253,6 +259,11 @@ def verify_request(
     return parsed.verify(key)
 
 
+def _check_request_line(request: Request) -> None:
+    if not _METHOD.fullmatch(request.method) or not _TARGET.fullmatch(request.path + request.query):
+        raise MalformedError("the request line is not of HTTP")
+
+
 def _components(request: Request) -> tuple[str, ...]:
     names: tuple[str, ...] = _BEFORE_DIGEST
     encoding = request.header(b"content-encoding")
@@ -270,7 +281,7 @@ def _signature_base(
 ) -> bytes:
     values = {
         "@method": request.method,
-        "@authority": authority,
+        "@authority": authority.lower(),
         "@path": request.path or "/",
         "@query": f"?{request.query}",
         "content-digest": digest,
