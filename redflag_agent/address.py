@@ -52,13 +52,9 @@ def parse_address(text: str) -> Address:
     except ValueError:
         raise _error(text) from None
     host = (parts.hostname or "").lower()
-    extras = parts.query or parts.fragment or "@" in parts.netloc
-    if (
-        parts.scheme not in _DEFAULT_PORTS
-        or extras
-        or not _HOST.fullmatch(host)
-        or not _PREFIX.fullmatch(parts.path)
-    ):
+    extras = parts.query or parts.fragment or "@" in parts.netloc or not text.isprintable()
+    shape = _HOST.fullmatch(host) and _PREFIX.fullmatch(parts.path)
+    if parts.scheme not in _DEFAULT_PORTS or extras or not shape:
         raise _error(text)
     if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(f"{text}: plain http is for this machine only; give the server a certificate")

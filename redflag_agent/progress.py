@@ -35,6 +35,10 @@ def _value(value: Any) -> str:
 
 def set_up_logging(level: str) -> None:
     """Lines of ``key=value`` to standard error, from the agent's own loggers only."""
+    import stamina  # noqa: PLC0415  (the scan command needs none of it)
+
+    # Left alone it would write to standard output wherever structlog is installed: that is the progress' place.
+    stamina.instrumentation.set_on_retry_hooks(())
     handler = logging.StreamHandler()
     form = "time=%(asctime)s level=%(levelname)s logger=%(name)s event=%(message)s"
     handler.setFormatter(logging.Formatter(form, "%Y-%m-%dT%H:%M:%S%z"))

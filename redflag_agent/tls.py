@@ -71,6 +71,7 @@ def client_context(*, pin: str | None = None, ca_file: str | None = None) -> ssl
         ConfigurationError: The pin has no known form, or the file holds no certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     wanted = None if pin is None else parse_pin(pin)
     if wanted is None or (wanted.authority and ca_file is not None):
         _load_authorities(context, ca_file)

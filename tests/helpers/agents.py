@@ -1,0 +1,205 @@
+"""Agents for tests: a fake machine, a fake scanner, and the parts of an agent around a stub server."""
+
+import asyncio
+import uuid
+from contextlib import asynccontextmanager
+
+import attrs
+import httpx2
+
+from redflag_agent.address import parse_address
+from redflag_agent.agent import Surroundings
+from redflag_agent.data_dir import DataDirectory
+from redflag_agent.database import Database
+from redflag_agent.delivery import Delivery
+from redflag_agent.error_log import ErrorLog
+from redflag_agent.identity import Identity, open_identity
+from redflag_agent.outbox import Outbox
+from redflag_agent.register import register
+from redflag_agent.state import StateFile
+from redflag_agent.tokens import Tokens
+from redflag_agent.transport import ServerClient
+from redflag_agent.trust import TrustStore
+from redflag_core.errors import ScanError
+from redflag_core.machine import RawMachine
+from redflag_core.ports import Clock, Entropy
+from redflag_core.resilience import RetryPolicy
+from redflag_core.scanning import Package, PackageState, ScanReport, ScanStatus
+from redflag_core.testing import FrozenClock, SeededEntropy
+from tests.helpers.stub_server import StubServer, mock_transport
+
+AT_ONCE = RetryPolicy(attempts=3, wait_initial=0.0, wait_max=0.0, wait_jitter=0.0, timeout=30.0)
+"""Three attempts without a pause."""
+
+RAW = RawMachine(
+    machine_id=bytes(range(16)),
+    smbios_uuid="4c4c4544-0042-4a10-8053-b7c04f4e3132",
+    board_serial="BOARD-7731",
+    disk_serial="DISK-4242",
+    boot_id="00000000-0000-4000-8000-000000000001",
+)
+
+OTHER = RawMachine(
+    machine_id=bytes(range(100, 116)),
+    smbios_uuid="5c4c4544-0042-4a10-8053-b7c04f4e3199",
+    board_serial="BOARD-1111",
+    disk_serial="DISK-9999",
+    boot_id="00000000-0000-4000-8000-000000000002",
+)
+
+
+@attrs.define
+class FakeMachine:
+    """`redflag_core.ports.MachineIdentity` with ids that a test chose."""
+
+    raw: RawMachine = RAW
+
+    def read(self) -> RawMachine:
+        """The ids."""
+        return self.raw
+
+
+def package(name: str, *, available: str | None = None, state: PackageState | None = None) -> Package:
+    """A package, current unless something newer is available."""
+    known = PackageState.CURRENT if available is None else PackageState.AVAILABLE
+    return Package(name=name, arch="amd64", installed="1.0-1", available=available, state=state or known)
+
+
+@attrs.define
+class FakeScanner:
+    """A scanner that finds what a test put there, or fails as a test wants."""
+
+    packages: tuple[Package, ...] = ()
+    failure: Exception | None = None
+    name: str = "apt"
+    warnings: tuple[str, ...] = ()
+    scans: int = 0
+    gate: asyncio.Event | None = None
+
+    @property
+    def manager(self) -> str:
+        """Its package manager."""
+        return self.name
+
+    async def scan(self) -> ScanReport:
+        """Look now."""
+        self.scans += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return scan_report(*self.packages, scanner=self.name, warnings=self.warnings)
+
+
+def scan_report(*packages: Package, scanner: str = "apt", warnings: tuple[str, ...] = ()) -> ScanReport:
+    """A successful report."""
+    return ScanReport(
+        scanner=scanner,
+        manager=scanner,
+        taken_at=1_800_000_000,
+        duration_ms=1200,
+        status=ScanStatus.OK,
+        packages=packages,
+        warnings=warnings,
+    )
+
+
+def failed(error: str = "dpkg is broken") -> ScanError:
+    """Why a scan failed."""
+    return ScanError(error)
+
+
+def new_id(number: int) -> str:
+    """A UUID."""
+    return str(uuid.UUID(int=number))
+
+
+@attrs.define
+class Parts:
+    """An agent taken apart, around a stub server without a socket."""
+
+    server: StubServer
+    directory: DataDirectory
+    clock: Clock
+    entropy: Entropy
+    machine: FakeMachine
+    http: httpx2.AsyncClient
+    state: StateFile
+    identity: Identity
+    database: Database
+    client: ServerClient
+    told: list[dict] = attrs.field(factory=list)
+
+    def tell(self, event, **facts) -> None:
+        """Remember what was told."""
+        self.told.append({"event": event, **facts})
+
+    @property
+    def trust(self) -> TrustStore:
+        """The trust store, as after a start."""
+        store = TrustStore(self.directory.trust, self.state, self.clock)
+        store.load()
+        return store
+
+    @property
+    def tokens(self) -> Tokens:
+        """Access tokens."""
+        return Tokens(self.client, self.state, self.identity.executor, self.clock, self.entropy)
+
+    @property
+    def outbox(self) -> Outbox:
+        """Reports."""
+        return Outbox(self.database)
+
+    @property
+    def errors(self) -> ErrorLog:
+        """Errors."""
+        return ErrorLog(self.database, clock=self.clock, entropy=self.entropy)
+
+    def delivery(self) -> Delivery:
+        """One round with the server, as after a start."""
+        return Delivery(
+            tokens=self.tokens,
+            state=self.state,
+            executor=self.identity.executor,
+            trust=self.trust,
+            outbox=self.outbox,
+            errors=self.errors,
+            clock=self.clock,
+            entropy=self.entropy,
+            tell=self.tell,
+        )
+
+    async def register(self, **changes) -> None:
+        """Register with the stub server."""
+        token = self.server.registration_token(**changes)
+        await register(self.client, token, identity=self.identity, state=self.state, trust=self.trust)
+
+
+@asynccontextmanager
+async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0):
+    """The parts of an agent in *path*. Open it twice for a restart."""
+    server = server or StubServer(clock)
+    clock = clock or server.clock
+    entropy, machine = SeededEntropy(seed), machine or FakeMachine()
+    directory = DataDirectory(path)
+    directory.prepare()
+    state = StateFile.open(directory.state)
+    identity = open_identity(directory, state, machine=machine, clock=clock, entropy=entropy)
+    async with httpx2.AsyncClient(transport=mock_transport(server), trust_env=False) as http:
+        addresses = tuple(map(parse_address, server.addresses))
+        client = ServerClient(addresses, http, identity.agent_key, clock, entropy, retries=AT_ONCE)
+        with Database.open(directory.outbox) as database:
+            yield Parts(server, directory, clock, entropy, machine, http, state, identity, database, client)
+
+
+def surroundings(*scanners, clock=None, tell=None, sleep=asyncio.sleep, seed=0, machine=None) -> Surroundings:
+    """The surroundings of a whole agent."""
+    return Surroundings(
+        clock=clock or FrozenClock(),
+        entropy=SeededEntropy(seed),
+        machine=machine or FakeMachine(),
+        scanners=scanners,
+        sleep=sleep,
+        tell=tell or (lambda *_args, **_facts: None),
+    )
