@@ -1,7 +1,7 @@
 """How an agent gets in: registration and access tokens."""
 
 from litestar import Controller, post
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 
 from redflag_core.enrolment import Access
 from redflag_core.messages import Register, Registered, Token, TokenRequest
@@ -16,6 +16,7 @@ from redflag_server.checkin.authentication import (
     provide_agent,
     provide_newcomer,
 )
+from redflag_server.injection import Injected, Parsed
 from redflag_server.runtime import Runtime
 
 
@@ -35,7 +36,7 @@ class EnrolmentController(Controller):
         opt={"agent": AgentRoute(None, with_token=False)},
     )
     async def register(
-        self, data: Register, newcomer: NamedDependency[VerifiedNewcomer], runtime: NamedDependency[Runtime]
+        self, data: Parsed[Register], newcomer: Injected[VerifiedNewcomer], runtime: Injected[Runtime]
     ) -> Registered:
         """Take a seat of a registration token. The same registration again is answered again and costs no seat."""
         return await register(runtime, newcomer, data)
@@ -50,7 +51,7 @@ class EnrolmentController(Controller):
         opt={"agent": AgentRoute(Access.TOKEN, with_token=False)},
     )
     async def token(
-        self, data: TokenRequest, agent: NamedDependency[VerifiedAgent], runtime: NamedDependency[Runtime]
+        self, data: Parsed[TokenRequest], agent: Injected[VerifiedAgent], runtime: Injected[Runtime]
     ) -> Token:
         """Show the refresh secret, commit to its successor, and get an access token for 24 hours."""
         return await give_token(runtime, agent, data)

@@ -16,7 +16,14 @@ from sqlalchemy import select
 
 from redflag_core import codec
 from redflag_core.enrolment import Access
-from redflag_core.errors import RedFlagError, ReplayError, SignatureError, TooLargeError, UnknownKeyError
+from redflag_core.errors import (
+    MalformedError,
+    RedFlagError,
+    ReplayError,
+    SignatureError,
+    TooLargeError,
+    UnknownKeyError,
+)
 from redflag_core.freshness import check_window
 from redflag_core.keys import VerifyKey
 from redflag_core.messages import MAX_SMALL_BODY, Register
@@ -109,6 +116,8 @@ class AgentAuthentication:
             verified: Any = await _verify_newcomer(runtime, parsed, address)
         else:
             verified = await _verify_agent(runtime, parsed, route, route.access, address)
+        if not body:
+            raise MalformedError("the body is empty: send a JSON object")
         scope["state"][_STATE_KEY] = verified
         await self._app(scope, _replay(body, receive), send)
 

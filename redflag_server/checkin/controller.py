@@ -1,7 +1,7 @@
 """The check-in endpoint."""
 
 from litestar import Controller, post
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 
 from redflag_core.enrolment import Access
 from redflag_core.errors import RedFlagError
@@ -9,6 +9,7 @@ from redflag_core.messages import CheckIn, CheckInAnswer
 from redflag_server.bodies import Strict
 from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
 from redflag_server.checkin.service import check_in, check_in_request
+from redflag_server.injection import Injected, Parsed
 from redflag_server.runtime import Runtime
 
 
@@ -29,7 +30,7 @@ class CheckInController(Controller):
         opt={"agent": AgentRoute(Access.CHECK_IN, claims_itself=True)},
     )
     async def check_in(
-        self, data: CheckIn, agent: NamedDependency[VerifiedAgent], runtime: NamedDependency[Runtime]
+        self, data: Parsed[CheckIn], agent: Injected[VerifiedAgent], runtime: Injected[Runtime]
     ) -> CheckInAnswer:
         """Report state and what each scanner last saw; get the pace, the reports wanted and commands."""
         (answer,) = await check_in(runtime, [check_in_request(agent, data, runtime.server)])

@@ -1,13 +1,14 @@
 """Where agents send their errors."""
 
 from litestar import Controller, post
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 
 from redflag_core.enrolment import Access
 from redflag_core.messages import Accepted, Errors
 from redflag_server.bodies import Strict
 from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
 from redflag_server.client_errors.service import accept_errors
+from redflag_server.injection import Injected, Parsed
 from redflag_server.runtime import Runtime
 
 MAX_BODY = 2 * 1024 * 1024
@@ -31,7 +32,7 @@ class AgentErrorController(Controller):
         opt={"agent": AgentRoute(Access.STORE, max_body=MAX_BODY)},
     )
     async def send_errors(
-        self, data: Errors, agent: NamedDependency[VerifiedAgent], runtime: NamedDependency[Runtime]
+        self, data: Parsed[Errors], agent: Injected[VerifiedAgent], runtime: Injected[Runtime]
     ) -> Accepted:
         """Store errors that the agent met. The same batch again counts once."""
         await accept_errors(runtime, agent, data)

@@ -2,10 +2,10 @@
 
 import attrs
 from litestar import Controller, Response, get
-from litestar.di import NamedDependency
 from sqlalchemy.exc import SQLAlchemyError
 
 from redflag_server.db import migrate
+from redflag_server.injection import Injected
 from redflag_server.runtime import Runtime
 
 
@@ -36,7 +36,7 @@ class HealthController(Controller):
         return Health("ok", database=True)
 
     @get("/ready", operation_id="GetReadiness", summary="The server can serve")
-    async def ready(self, runtime: NamedDependency[Runtime]) -> Response[Health]:
+    async def ready(self, runtime: Injected[Runtime]) -> Response[Health]:
         """Whether the database answers and has the schema of this release."""
         try:
             usable = not await migrate.pending(runtime.database)

@@ -3,13 +3,14 @@
 from typing import Annotated
 
 from litestar import Controller, post
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 from litestar.params import Parameter
 
 from redflag_core.enrolment import Access
 from redflag_core.messages import MAX_REPORT_BODY, Report, ReportAccepted
 from redflag_server.bodies import Strict
 from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
+from redflag_server.injection import Injected, Parsed
 from redflag_server.packages.ingest import accept_report
 from redflag_server.runtime import Runtime
 
@@ -33,9 +34,9 @@ class ReportController(Controller):
     async def send_report(
         self,
         scanner: Annotated[str, Parameter(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="Name of the scanner.")],
-        data: Report,
-        agent: NamedDependency[VerifiedAgent],
-        runtime: NamedDependency[Runtime],
+        data: Parsed[Report],
+        agent: Injected[VerifiedAgent],
+        runtime: Injected[Runtime],
     ) -> ReportAccepted:
         """Store the inventory of one scanner: full, or the changes against the last accepted hash."""
         return await accept_report(runtime, agent, scanner, data)

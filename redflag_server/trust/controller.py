@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from litestar import Controller, Response, get
-from litestar.di import NamedDependency
 from litestar.params import Parameter
 
+from redflag_server.injection import Injected
 from redflag_server.problems import NotFoundError
 from redflag_server.runtime import Runtime
 from redflag_server.trust import service
@@ -27,7 +27,7 @@ class TrustController(Controller):
         description="A DSSE envelope signed by the root. Verify it with `redflag_core.trust.verify_bundle`.",
         media_type=MEDIA_TYPE,
     )
-    async def bundle(self, runtime: NamedDependency[Runtime]) -> Response[bytes]:
+    async def bundle(self, runtime: Injected[Runtime]) -> Response[bytes]:
         """The newest bundle."""
         async with runtime.database.read() as session:
             document = await service.current_bundle(session)
@@ -42,7 +42,7 @@ class TrustController(Controller):
     )
     async def root(
         self,
-        runtime: NamedDependency[Runtime],
+        runtime: Injected[Runtime],
         n: Annotated[int, Parameter(ge=1, le=10**9, description="Number of the root, from 1.")],
     ) -> Response[bytes]:
         """One root document."""

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from advanced_alchemy.types import JsonB
 from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -13,8 +14,8 @@ class ServerState(Base):
     One row: the server's id and its counters.
 
     ``epoch`` is the current bundle's. ``gen`` is raised when the database is restored from a backup; no nonce
-    created at or below ``nonce_horizon``
-    is accepted any more.
+    created at or below ``nonce_horizon`` is accepted any more. ``addresses`` and ``tls_pin`` are those of the last
+    start: what the command line writes into links and registration tokens.
     """
 
     __tablename__ = "server_state"
@@ -27,6 +28,8 @@ class ServerState(Base):
     gen: Mapped[int] = mapped_column(BigInteger, default=0)
     nonce_horizon: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime]
+    addresses: Mapped[list[str]] = mapped_column(JsonB, default=list)
+    tls_pin: Mapped[str | None] = mapped_column(String(80))
 
 
 class TrustDocument(Base):

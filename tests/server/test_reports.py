@@ -1,0 +1,229 @@
+"""Scan reports: the rows are exactly the inventory of the accepted hash, and failures are not emptiness."""
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from redflag_core.messages import ScannerState
+from redflag_core.scanning import PackageState, ScanStatus, Severity, delta, inventory_hash
+from redflag_server.packages.tables import Package, Scanner, ScanReport
+from tests.helpers.fleet import failed_scan, full_report, new_id, package
+from tests.helpers.server import Server
+
+BASH, CURL = package("bash"), package("curl", PackageState.AVAILABLE, security=True, severity=Severity.IMPORTANT)
+HELD = package("linux", PackageState.HELD, reason="held by apt-mark")
+
+
+async def _states(server: Server) -> dict[str, str]:
+    return {row.name: row.state for row in await server.rows(Package)}
+
+
+async def test_a_full_report_is_stored(server: Server):
+    """Every package with its state, severity and reason; the hash is the server's from then on."""
+    machine = await server.agent()
+
+    answer = await machine.report(server.client, full_report([BASH, CURL, HELD]))
+
+    assert {"v": 1, "accepted": True, "hash": inventory_hash([BASH, CURL, HELD])} == answer.json()
+    assert {"bash": "current", "curl": "available", "linux": "held"} == await _states(server)
+    curl = await server.row(Package, Package.name == "curl")
+    assert ("important", True, "1.0", "2.0") == (curl.severity, curl.security, curl.installed, curl.available)
+
+
+async def test_the_same_report_twice_is_stored_once(server: Server):
+    """A lost answer is repeated; nothing is doubled."""
+    machine = await server.agent()
+    report = full_report([BASH])
+
+    answers = [await machine.report(server.client, report) for _ in range(2)]
+
+    assert answers[0].json() == answers[1].json()
+    assert (1, 1) == (len(await server.rows(ScanReport)), len(await server.rows(Package)))
+
+
+async def test_a_report_id_of_another_agent_is_a_conflict(server: Server):
+    """An agent cannot make its report look like somebody else's."""
+    one, other = await server.agent(), await server.agent()
+    report = full_report([BASH])
+    await one.report(server.client, report)
+
+    answer = await other.report(server.client, report)
+
+    assert (409, "conflict") == (answer.status_code, answer.json()["code"])
+
+
+async def test_a_delta_changes_only_what_it_names(server: Server):
+    """Upserts and removals against the accepted hash lead to the announced one."""
+    machine = await server.agent()
+    before = [BASH, CURL, HELD]
+    await machine.report(server.client, full_report(before))
+    after = [BASH, package("curl"), package("wget", PackageState.PHASED)]
+    change = delta(before, after)
+
+    answer = await machine.report(
+        server.client,
+        full_report(
+            change.upserts, base=inventory_hash(before), hash=inventory_hash(after), removed=change.removed
+        ),
+    )
+
+    assert (True, inventory_hash(after)) == (answer.json()["accepted"], answer.json()["hash"])
+    expected = {"bash": "current", "curl": "current", "linux": "not_applicable", "wget": "phased"}
+    assert expected == await _states(server)
+
+
+@pytest.mark.parametrize("wrong", ["base", "hash", "removed"])
+async def test_a_delta_that_does_not_fit_asks_for_everything(server: Server, wrong: str):
+    """Another base, a wrong result or an unknown removal: not accepted, nothing changes, a full report is asked for."""
+    machine = await server.agent()
+    await machine.report(server.client, full_report([BASH]))
+    good = {"base": inventory_hash([BASH]), "hash": inventory_hash([CURL]), "removed": (BASH.key,)}
+    bad = {"base": "1" * 64, "hash": "1" * 64, "removed": (HELD.key,)}
+    before = await server.dump()
+
+    answer = await machine.report(server.client, full_report([CURL], **{**good, wrong: bad[wrong]}))
+
+    assert {"v": 1, "accepted": False, "hash": inventory_hash([BASH])} == answer.json()
+    assert before == await server.dump()
+
+
+async def test_a_full_report_with_a_wrong_hash_is_malformed(server: Server):
+    """The hash proves that what arrived is what was sent."""
+    machine = await server.agent()
+
+    answer = await machine.report(server.client, full_report([BASH], hash=inventory_hash([CURL])))
+
+    assert (400, "malformed") == (answer.status_code, answer.json()["code"])
+    assert [] == await server.rows(Package)
+
+
+async def test_a_failed_scan_makes_packages_unknown_and_a_good_one_knows_them_again(server: Server):
+    """Not knowing is never "up to date": states come back with the next success, also without a change."""
+    machine = await server.agent()
+    await machine.report(server.client, full_report([BASH, CURL]))
+
+    await machine.report(server.client, failed_scan())
+    scanner = await server.row(Scanner)
+    assert {"bash": "unknown", "curl": "unknown"} == await _states(server)
+    assert ("failed", "apt-get: the lists are damaged") == (scanner.status, scanner.error)
+
+    unchanged = inventory_hash([BASH, CURL])
+    answer = await machine.report(server.client, full_report([], base=unchanged, hash=unchanged))
+
+    assert answer.json()["accepted"]
+    assert {"bash": "current", "curl": "available"} == await _states(server)
+    kinds = await server.event_kinds()
+    assert ("scanner.failed" in kinds, "scanner.recovered" in kinds) == (True, True)
+
+
+async def test_a_package_that_comes_back_is_open_again(server: Server):
+    """Gone closes, seen again reopens, in one row with one history."""
+    machine = await server.agent()
+    for packages in ([CURL], [], [CURL]):
+        await machine.report(server.client, full_report(packages))
+
+    rows = await server.rows(Package)
+    assert [("curl", "available")] == [(row.name, row.state) for row in rows]
+
+
+async def test_check_in_asks_for_reports_that_the_server_does_not_hold(server: Server):
+    """An unchanged inventory is not asked for again; a changed or failed one is."""
+    machine = await server.agent()
+    held = inventory_hash([BASH])
+    state = ScannerState("apt", ScanStatus.OK, held, 1_767_225_700)
+
+    first = (await machine.check_in(server.client, [state])).json()
+    await machine.report(server.client, full_report([BASH]))
+    second = (await machine.check_in(server.client, [state])).json()
+    third = (await machine.check_in(server.client, [attrs.evolve(state, hash="1" * 64)])).json()
+    fourth = (await machine.check_in(server.client, [ScannerState("apt", ScanStatus.FAILED, None, 1)])).json()
+
+    wanted = [answer["reports_wanted"] for answer in (first, second, third, fourth)]
+    assert [["apt"], [], ["apt"], ["apt"]] == wanted
+    assert {"apt": held} == second["report_bases"]
+
+
+async def test_an_unchanged_scan_is_noted_by_the_check_in(server: Server):
+    """That the machine was looked at again is known without sending the inventory again."""
+    machine = await server.agent()
+    await machine.report(server.client, full_report([BASH]))
+    before = (await server.row(Scanner)).succeeded_at
+
+    await machine.check_in(
+        server.client, [ScannerState("apt", ScanStatus.OK, inventory_hash([BASH]), 1_767_229_200)]
+    )
+
+    assert (await server.row(Scanner)).succeeded_at > before
+
+
+@pytest.mark.parametrize("scanner", ["APT", "a" * 33, "apt%00", "../apt", "apt;", "1apt"])
+async def test_a_hostile_scanner_name_is_refused(server: Server, scanner: str):
+    """The path is data: 4xx, never 500."""
+    machine = await server.agent()
+
+    answer = await machine.report(server.client, full_report([BASH]), scanner=scanner)
+
+    assert 400 <= answer.status_code < 500
+    assert "application/problem+json" == answer.headers["content-type"]
+
+
+_INVENTORIES = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d"]),
+    st.sampled_from([PackageState.CURRENT, PackageState.AVAILABLE, PackageState.HELD]),
+)
+
+
+@given(
+    history=st.lists(_INVENTORIES, min_size=1, max_size=6), full=st.lists(st.booleans(), min_size=6, max_size=6)
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_after_any_history_the_rows_are_the_last_inventory(server: Server, history, full):
+    """Full reports and deltas in any mix: what is present equals what was reported last."""
+    machine = await server.agent()
+    held: list = []
+    for wanted_full, inventory in zip(full, history, strict=False):
+        packages = [package(name, state) for name, state in sorted(inventory.items())]
+        if wanted_full or not held:
+            report = full_report(packages)
+        else:
+            change = delta(held, packages)
+            report = full_report(
+                change.upserts, base=inventory_hash(held), hash=inventory_hash(packages), removed=change.removed
+            )
+        assert (await machine.report(server.client, report)).json()["accepted"]
+        held = packages
+        from uuid import UUID
+
+        rows = await server.rows(Package, Package.agent_id == UUID(machine.agent_id))
+        assert {p.name: p.state for p in packages} == {r.name: r.state for r in rows if r.present}
+        assert all(r.state == "not_applicable" for r in rows if not r.present)
+
+
+async def test_a_large_inventory_is_accepted(server: Server):
+    """A full desktop of 3,000 packages is one report."""
+    machine = await server.agent()
+    packages = [package(f"package-{number}") for number in range(3000)]
+
+    answer = await machine.report(server.client, full_report(packages))
+
+    assert answer.json()["accepted"]
+    assert 3000 == len(await server.rows(Package))
+
+
+async def test_errors_of_an_agent_are_counted_not_repeated(server: Server):
+    """Equal errors are one row; the same batch again counts once; what was dropped is an event."""
+    from redflag_core.messages import ClientError as WireError
+    from redflag_core.messages import Errors
+    from redflag_server.client_errors.tables import ClientError
+
+    machine = await server.agent()
+    error = WireError("transport", "TimeoutError", "no answer", 2, 1_767_225_600, 1_767_225_700)
+    batch = Errors(1, new_id(), (error,), dropped=3)
+
+    codes = [(await machine.send_errors(server.client, batch)).status_code for _ in range(2)]
+    await machine.send_errors(server.client, attrs.evolve(batch, batch_id=new_id(), dropped=0))
+
+    row = await server.row(ClientError)
+    assert ([200, 200], 4) == (codes, row.count)
+    assert 1 == (await server.event_kinds()).count("agent.errors_dropped")
