@@ -10,15 +10,16 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.types import ASGIApp
 
 from redflag_core import __version__
 from redflag_core.messages import MAX_REPORT_BODY
 from redflag_core.ports import Clock, Entropy
+from redflag_server.accounts.controller import ApiKeyController, UserController
 from redflag_server.agents.controller import AgentController, RegistrationTokenController
 from redflag_server.agents.enrolment_controller import EnrolmentController
 from redflag_server.checkin.controller import CheckInController
 from redflag_server.client_errors.controller import AgentErrorController
+from redflag_server.client_errors.list_controller import ClientErrorController
 from redflag_server.events.controller import EventController
 from redflag_server.events.refusals import record_refusal
 from redflag_server.headers import SecurityHeaders
@@ -28,6 +29,7 @@ from redflag_server.jobs.service import keep_running, prepare
 from redflag_server.packages.controller import PackageController
 from redflag_server.packages.report_controller import ReportController
 from redflag_server.problems import EXCEPTION_HANDLERS
+from redflag_server.published import publish
 from redflag_server.runtime import Runtime, provide_runtime
 from redflag_server.settings import Settings
 from redflag_server.start import open_runtime
@@ -38,7 +40,9 @@ API: Final = "/api/v1"
 CONTROLLERS: Final[list[Any]] = [
     AgentController,
     AgentErrorController,
+    ApiKeyController,
     CheckInController,
+    ClientErrorController,
     EnrolmentController,
     EventController,
     HealthController,
@@ -46,6 +50,7 @@ CONTROLLERS: Final[list[Any]] = [
     RegistrationTokenController,
     ReportController,
     TrustController,
+    UserController,
 ]
 
 
@@ -73,6 +78,7 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         opened = runtime or await open_runtime(settings, clock, entropy)
         app.state.runtime = opened
+        await publish(opened)
         await prepare(opened, JOBS)
         jobs = asyncio.create_task(keep_running(opened, JOBS)) if run_jobs else None
         try:
@@ -83,15 +89,12 @@ def create_app(
                 await asyncio.gather(jobs, return_exceptions=True)
             await opened.database.close()
 
-    def with_headers(app: ASGIApp) -> ASGIApp:
-        return SecurityHeaders(app, secure=settings.is_secure)
-
     return Litestar(
         route_handlers=[Router(API, route_handlers=CONTROLLERS)],
         dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         after_exception=[record_refusal],
-        middleware=[with_headers],
+        before_send=[SecurityHeaders(secure=settings.is_secure)],
         lifespan=[lifespan],
         state=State(),
         openapi_config=OpenAPIConfig(

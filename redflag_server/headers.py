@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from litestar.datastructures import MutableScopeHeaders
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import Message, Scope
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -26,29 +25,19 @@ HSTS: Final = ("Strict-Transport-Security", "max-age=31536000; includeSubDomains
 
 class SecurityHeaders:
     """
-    ASGI middleware around the whole application.
+    Litestar's ``before_send`` hook: sees every answer, also those to paths and methods that do not exist.
 
     Args:
-        app: What answers.
         secure: Whether people arrive over TLS; then they are told to stay there.
     """
 
-    def __init__(self, app: ASGIApp, *, secure: bool) -> None:
-        self._app = app
+    def __init__(self, *, secure: bool) -> None:
         self._headers = {**ALWAYS, **(dict([HSTS]) if secure else {})}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, message: Message, _scope: Scope) -> None:
         """Add the headers to the start of the answer; nothing is cached unless the handler says so."""
-        if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableScopeHeaders.from_message(message)
-                for name, value in self._headers.items():
-                    headers[name] = value
-                headers.setdefault("Cache-Control", "no-store")
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
+        if message["type"] == "http.response.start":
+            headers = MutableScopeHeaders.from_message(message)
+            for name, value in self._headers.items():
+                headers[name] = value
+            headers.setdefault("Cache-Control", "no-store")

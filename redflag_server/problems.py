@@ -59,6 +59,12 @@ class NotFoundError(ServerError):
     code = "not_found"
 
 
+class SignInRefusedError(ServerError):
+    """Unknown name, wrong password or disabled account: the three are not told apart."""
+
+    code = "sign_in_refused"
+
+
 class ConflictError(ServerError):
     """The request contradicts what is on record."""
 
@@ -151,6 +157,7 @@ _STATUS: Final[Mapping[str, HTTPStatus]] = {
     "rollback": HTTPStatus.UNAUTHORIZED,
     "wrong_recipient": HTTPStatus.UNAUTHORIZED,
     "forbidden": HTTPStatus.FORBIDDEN,
+    "sign_in_refused": HTTPStatus.FORBIDDEN,
     "machine_mismatch": HTTPStatus.FORBIDDEN,
     "registration_refused": HTTPStatus.FORBIDDEN,
     "refresh_fork": HTTPStatus.FORBIDDEN,

@@ -6,6 +6,7 @@ import attrs
 from litestar import Request
 
 from redflag_core.ports import Clock, Entropy
+from redflag_server.accounts.passwords import Passwords
 from redflag_server.db.engine import Database
 from redflag_server.events.recorder import RefusalRecorder
 from redflag_server.limits import AddressLimits
@@ -28,6 +29,7 @@ class Runtime:
         root_fp: Fingerprint of the first root key.
         refusals: Recorder of refused requests.
         limits: Coarse limits by address.
+        passwords: Hashes and checks passwords.
     """
 
     settings: Settings
@@ -39,6 +41,7 @@ class Runtime:
     root_fp: str
     refusals: RefusalRecorder
     limits: AddressLimits
+    passwords: Passwords
 
 
 def provide_runtime(request: Request[Any, Any, Any]) -> Runtime:

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from redflag_core.errors import ConfigurationError
 from redflag_core.ports import Clock, Entropy
+from redflag_server.accounts.passwords import Passwords
 from redflag_server.db import migrate
 from redflag_server.db.engine import Database
 from redflag_server.events.recorder import RefusalRecorder, record
@@ -59,6 +60,7 @@ async def open_runtime(settings: Settings, clock: Clock, entropy: Entropy) -> Ru
         root_fp=state.root_fp,
         refusals=RefusalRecorder(database, clock),
         limits=AddressLimits(clock),
+        passwords=Passwords(),
     )
 
 

@@ -7,28 +7,23 @@ from advanced_alchemy.types import JsonB
 from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from redflag_server.db.base import NAME, Identified
+from redflag_server.db.base import NAME, Base, Shared
 
 
-class User(Identified):
-    """
-    A person. ``organization_id`` None sees the whole installation.
-
-    Installation-wide table: people are not an organization's rows, they are given access to organizations.
-    """
+class User(Shared):
+    """A person, who sees one organization or, with None, the whole installation."""
 
     __tablename__ = "users"
     __table_args__ = (CheckConstraint("role IN ('owner', 'viewer')", name="role"),)
 
     name: Mapped[str] = mapped_column(NAME, unique=True)
     role: Mapped[str] = mapped_column(String(16))
-    organization_id: Mapped[UUID | None] = mapped_column(ForeignKey("organizations.id", ondelete="RESTRICT"))
     password_hash: Mapped[str] = mapped_column(NAME)
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
 
 
-class Credential(Identified):
+class Credential(Shared):
     """A session or an API key: only a digest of its secret is kept. Listable, revocable at once."""
 
     __tablename__ = "credentials"
@@ -39,8 +34,22 @@ class Credential(Identified):
     name: Mapped[str] = mapped_column(NAME)
     digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
     scopes: Mapped[list[str]] = mapped_column(JsonB)
-    organization_id: Mapped[UUID | None] = mapped_column(ForeignKey("organizations.id", ondelete="RESTRICT"))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class SetupLink(Base):
+    """
+    The one link that makes the first owner, while there is none. Only a digest of its secret is kept.
+
+    Installation-wide table of one row: a new link replaces the one before.
+    """
+
+    __tablename__ = "setup_links"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, default=1)
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    expires_at: Mapped[datetime]

@@ -36,6 +36,16 @@ class Tenant(Identified):
     )
 
 
+class Shared(Identified):
+    """A table whose rows belong to an organization, or with None to the whole installation: accounts, keys."""
+
+    __abstract__ = True
+
+    organization_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("organizations.id", ondelete="RESTRICT"), sort_order=-9
+    )
+
+
 def enum_check(column: str, values: Any) -> str:
     """The text of a CHECK that a column holds one of the values of an enum."""
     return f"{column} IN ({', '.join(repr(str(value.value)) for value in values)})"

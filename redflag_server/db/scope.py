@@ -6,16 +6,17 @@ routes and fails on an operator route that does not take one.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import attrs
 from sqlalchemy import Select, Update, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from redflag_server.db.base import Tenant
+from redflag_server.db.base import Shared, Tenant
 
-T = TypeVar("T", bound=Tenant)
+Owned: TypeAlias = type[Tenant] | type[Shared]
+"""Tables whose rows say whose they are."""
 
 
 @attrs.frozen
@@ -48,15 +49,15 @@ class Scope:
 
     caller: Caller
 
-    def select(self, table: type[T], *columns: Any) -> "Select[Any]":
-        """A SELECT of a tenant table (or of some columns of it), limited to the caller's organizations."""
+    def select(self, table: Owned, *columns: Any) -> "Select[Any]":
+        """A SELECT of a table (or of some columns of it), limited to the caller's organizations."""
         return select(*(columns or (table,))).where(self.visible(table))
 
-    def update(self, table: type[T]) -> Update:
-        """An UPDATE of a tenant table, limited to the caller's organizations."""
+    def update(self, table: Owned) -> Update:
+        """An UPDATE of a table, limited to the caller's organizations."""
         return update(table).where(self.visible(table))
 
-    def visible(self, table: type[Tenant]) -> "ColumnElement[bool]":
+    def visible(self, table: Owned) -> "ColumnElement[bool]":
         """The condition itself, for joins and subqueries."""
         if self.caller.organizations is None:
             return true()
@@ -73,3 +74,8 @@ class Scope:
 def scoped(caller: Caller) -> Scope:
     """The statements that *caller* may make."""
     return Scope(caller)
+
+
+def whole_installation(actor: str) -> Scope:
+    """The statements of the server itself, or of its command line: they see everything."""
+    return Scope(Caller(actor, frozenset({"*"}), None, UUID(int=0)))

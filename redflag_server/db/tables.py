@@ -1,6 +1,6 @@
 """Every table, imported once: the metadata that migrations are checked against."""
 
-from redflag_server.accounts.tables import Credential, User
+from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.checkin.tables import Nonce
 from redflag_server.client_errors.tables import ClientError, ErrorBatch
@@ -26,6 +26,7 @@ __all__ = [
     "Scanner",
     "Schedule",
     "ServerState",
+    "SetupLink",
     "Site",
     "TrustDocument",
     "User",

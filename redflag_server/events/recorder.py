@@ -79,6 +79,7 @@ class Refusal:
     message: str
     organization_id: UUID = INSTALLATION
     agent_id: UUID | None = None
+    kind: str = "request.refused"
 
 
 @attrs.define
@@ -125,7 +126,7 @@ class RefusalRecorder:
             await record(
                 session,
                 at=self._clock.now(),
-                kind="request.refused",
+                kind=refusal.kind,
                 actor=f"address:{refusal.address}",
                 message=refusal.message,
                 organization_id=refusal.organization_id,

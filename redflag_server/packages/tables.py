@@ -66,6 +66,7 @@ class Package(Tenant):
         CheckConstraint(enum_check("state", PackageState), name="state"),
         CheckConstraint(enum_check("observed", PackageState), name="observed"),
         CheckConstraint(enum_check("severity", Severity), name="severity"),
+        Index("ix_packages_agent_id_state_security", "agent_id", "state", "security"),
         Index("ix_packages_organization_id_state", "organization_id", "state"),
     )
 

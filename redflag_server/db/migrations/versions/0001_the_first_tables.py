@@ -46,8 +46,18 @@ def upgrade() -> None:
         sa.Column("gen", sa.BigInteger(), nullable=False),
         sa.Column("nonce_horizon", sa.BigInteger(), nullable=False),
         sa.Column("created_at", DateTimeUTC(timezone=True), nullable=False),
+        sa.Column("addresses", JsonB, nullable=False),
+        sa.Column("tls_pin", sa.String(length=80), nullable=True),
         sa.CheckConstraint("id = 1", name=op.f("ck_server_state_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_server_state")),
+    )
+    op.create_table(
+        "setup_links",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("expires_at", DateTimeUTC(timezone=True), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_setup_links_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_setup_links")),
     )
     op.create_table(
         "trust_documents",
@@ -347,6 +357,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("agent_id", "manager", "name", "arch", name=op.f("uq_packages_agent_id")),
     )
     with op.batch_alter_table("packages", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_packages_agent_id_state_security", ["agent_id", "state", "security"], unique=False
+        )
         batch_op.create_index("ix_packages_organization_id_state", ["organization_id", "state"], unique=False)
 
     op.create_table(
@@ -420,6 +433,7 @@ def downgrade() -> None:
     op.drop_table("scan_reports")
     with op.batch_alter_table("packages", schema=None) as batch_op:
         batch_op.drop_index("ix_packages_organization_id_state")
+        batch_op.drop_index("ix_packages_agent_id_state_security")
 
     op.drop_table("packages")
     with op.batch_alter_table("error_batches", schema=None) as batch_op:
@@ -452,6 +466,7 @@ def downgrade() -> None:
 
     op.drop_table("events")
     op.drop_table("trust_documents")
+    op.drop_table("setup_links")
     op.drop_table("server_state")
     op.drop_table("schedules")
     op.drop_table("organizations")

@@ -1,0 +1,48 @@
+"""API of events, for people and scripts."""
+
+from typing import Annotated, Final
+from uuid import UUID
+
+from litestar import get
+from litestar.params import QueryParameter
+
+from redflag_server.db.pages import DEFAULT_LIMIT, Page, PageOf
+from redflag_server.db.scope import Scope
+from redflag_server.events.listing import EventFilter, list_events
+from redflag_server.events.schema import EVENT_EXAMPLE, EventItem
+from redflag_server.injection import Injected
+from redflag_server.openapi import answers
+from redflag_server.operators import Cursor, Limit, OperatorController
+from redflag_server.runtime import Runtime
+
+NEXT: Final = "AZNvPotafE2eLwobLD1OZA"
+
+
+class EventController(OperatorController):
+    """What happened."""
+
+    path = "/events"
+    tags = ("Events",)
+
+    @get(
+        operation_id="ListEvents",
+        summary="List events",
+        description="Newest first.",
+        opt={"permission": "events:read"},
+        responses=answers(Page[EventItem], Page([EVENT_EXAMPLE], NEXT)),
+    )
+    async def list_events(
+        self,
+        *,
+        visible: Injected[Scope],
+        runtime: Injected[Runtime],
+        kind: Annotated[str | None, QueryParameter(max_length=128, description="Kind, `agent.approved`.")] = None,
+        agent_id: Annotated[UUID | None, QueryParameter(description="Id of the machine.")] = None,
+        code: Annotated[str | None, QueryParameter(max_length=64, description="Code of a refusal.")] = None,
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
+    ) -> Page[EventItem]:
+        """List events, newest first."""
+        page = PageOf(cursor, limit, newest_first=True)
+        async with runtime.database.read() as session:
+            return await list_events(session, visible, EventFilter(kind, agent_id, code), page)
