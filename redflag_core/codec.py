@@ -89,9 +89,11 @@ def _reason(error: BaseException, kind: Any) -> str:
 
     if isinstance(error, MalformedError):
         return error.message
-    # The validators of attrs quote the field's name first, and the value later.
-    if isinstance(error, ValueError) and (quoted := _VALIDATOR.match(str(error.args[0]))):
-        return f"{quoted[1]} is out of bounds"
+    if isinstance(error, ValueError) and kind is None:
+        # The validators of attrs name the field first and quote the value later; other texts are our own.
+        text = str(next(iter(error.args), "invalid"))
+        quoted = _VALIDATOR.match(text)
+        return f"{quoted[1]} is out of bounds" if quoted else text
     return format_exception(error, kind)
 
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 import attrs
 from attrs import validators
 
-from redflag_core.encoding import JsonValue, b64decode, b64encode
+from redflag_core.encoding import MAX_INTEGER, JsonValue, b64decode, b64encode, dump_json
 from redflag_core.keys import KEY_TYPE, SigningKey, VerifyKey
 from redflag_core.machine import MachineEvidence
-from redflag_core.scanning import MAX_PACKAGES, Package, PackageKey, ScanStatus
+from redflag_core.scanning import MAX_ERROR, MAX_PACKAGES, MAX_TEXT, MAX_WARNINGS, Package, PackageKey, ScanStatus
+from redflag_core.scanning.model import MAX_FACTS, MAX_FACTS_BYTES
 
 PROTOCOL_VERSION: Final = 1
 PROTOCOL_VERSIONS: Final = (1,)
@@ -34,37 +35,56 @@ MAX_REPORT_BODY: Final = 16 * 1024 * 1024
 """Bytes. A full inventory of `MAX_PACKAGES` packages."""
 
 MAX_BUNDLE_BYTES: Final = 256 * 1024
+"""Bytes of a bundle's envelope: 900 keys of one organization each."""
+
+MAX_ENVELOPE_TEXT: Final = 16 * 1024
+"""Characters of an envelope in base64 inside a body. The executor's statements have about 1 KiB."""
+
+MAX_MOMENT: Final = 253_402_300_799
+"""The last second of the year 9999, unix: what every calendar and database can hold."""
+
 MAX_WAIT_SECONDS: Final = 50
 """Longest long-poll: below the 60 s after which proxies give up."""
 
 MAX_ERRORS: Final = 100
 MAX_SCANNERS: Final = 32
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_HEX64 = re.compile(r"[0-9a-f]{64}")
-_SCANNER = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+MAX_CONTEXT_BYTES: Final = 16 * 1024
 
 
-def _version(_instance: Any, attribute: "attrs.Attribute[int]", value: int) -> None:
-    if value not in PROTOCOL_VERSIONS:
-        raise ValueError(f"{attribute.name} must be one of {PROTOCOL_VERSIONS}")
+def _is_line(_instance: Any, attribute: "attrs.Attribute[str]", value: str) -> None:
+    if _CONTROL.search(value):
+        raise ValueError(f"{attribute.name} holds a control character")
 
 
-def _matches(pattern: re.Pattern[str], *, optional: bool = False) -> Any:
-    check = validators.matches_re(pattern)
-    return attrs.field(validator=validators.optional(check) if optional else check)
+def _is_key(_instance: Any, _attribute: Any, value: str) -> None:
+    VerifyKey(b64decode(value))
 
 
-def _text(limit: int, *, optional: bool = False) -> Any:
-    check = validators.max_len(limit)
-    if optional:
-        return attrs.field(default=None, validator=validators.optional(check))
-    return attrs.field(validator=[check, validators.min_len(1)])
+def _line(limit: int) -> Any:
+    """Validate one line that is not empty: a name, or a sentence for people."""
+    return validators.and_(validators.min_len(1), validators.max_len(limit), _is_line)
 
 
-def _number(*, most: int = 2**53 - 1) -> Any:
-    return attrs.field(validator=[validators.ge(0), validators.le(most)])
+def _count(most: int = MAX_INTEGER) -> Any:
+    return validators.and_(validators.ge(0), validators.le(most))
+
+
+def _small(limit: int) -> Any:
+    def check(_instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        if len(dump_json(value)) > limit:
+            raise ValueError(f"{attribute.name} take more than {limit} bytes")
+
+    return check
+
+
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_VERSION: Final[Any] = validators.in_(PROTOCOL_VERSIONS)
+_UUID: Final[Any] = validators.matches_re(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_HASH: Final[Any] = validators.matches_re(r"[0-9a-f]{64}")
+_SCANNER: Final[Any] = validators.matches_re(r"[a-z][a-z0-9_]{0,31}")
+_SECRET: Final[Any] = validators.matches_re(r"[A-Za-z0-9_-]{43}")
+_MOMENT: Final[Any] = _count(MAX_MOMENT)
+_ENVELOPE: Final[Any] = _line(MAX_ENVELOPE_TEXT)
 
 
 # --- trust -----------------------------------------------------------------------------------------------------
@@ -88,7 +108,7 @@ class PublicKey:
         key_type: ``ed25519``.
     """
 
-    key: str = _text(64)
+    key: str = attrs.field(validator=_is_key)
     key_type: str = attrs.field(default=KEY_TYPE, validator=validators.in_((KEY_TYPE,)))
 
     @classmethod
@@ -98,12 +118,7 @@ class PublicKey:
         return cls(b64encode(public.public_key))
 
     def open(self) -> VerifyKey:
-        """
-        The key as a value.
-
-        Raises:
-            MalformedError: Not 32 bytes of base64.
-        """
+        """The key as a value."""
         return VerifyKey(b64decode(self.key))
 
 
@@ -122,15 +137,17 @@ class TrustedKey:
         key_type: ``ed25519``.
     """
 
-    key: str = _text(64)
+    key: str = attrs.field(validator=_is_key)
     role: Role
-    not_before: int = _number()
-    not_after: int = _number()
-    organizations: tuple[str, ...] = ()
+    not_before: int = attrs.field(validator=_MOMENT)
+    not_after: int = attrs.field(validator=_MOMENT)
+    organizations: tuple[str, ...] = attrs.field(
+        default=(), validator=validators.deep_iterable(validators.max_len(64), validators.max_len(1000))
+    )
     key_type: str = attrs.field(default=KEY_TYPE, validator=validators.in_((KEY_TYPE,)))
 
     def open(self) -> VerifyKey:
-        """The key as a value; raises `MalformedError`."""
+        """The key as a value."""
         return VerifyKey(b64decode(self.key))
 
 
@@ -149,12 +166,12 @@ class TrustBundle:
         keys: The trusted keys.
     """
 
-    v: int = attrs.field(validator=_version)
-    server: str = _matches(_UUID)
-    version: int = _number()
-    iat: int = _number()
-    epoch: int = _number()
-    not_after: int = _number()
+    v: int = attrs.field(validator=_VERSION)
+    server: str = attrs.field(validator=_UUID)
+    version: int = attrs.field(validator=_count())
+    iat: int = attrs.field(validator=_MOMENT)
+    epoch: int = attrs.field(validator=_count())
+    not_after: int = attrs.field(validator=_MOMENT)
     keys: tuple[TrustedKey, ...] = attrs.field(validator=validators.max_len(1000))
 
 
@@ -171,10 +188,10 @@ class RootDocument:
         key: The public key.
     """
 
-    v: int = attrs.field(validator=_version)
-    server: str = _matches(_UUID)
-    n: int = _number()
-    iat: int = _number()
+    v: int = attrs.field(validator=_VERSION)
+    server: str = attrs.field(validator=_UUID)
+    n: int = attrs.field(validator=_count())
+    iat: int = attrs.field(validator=_MOMENT)
     key: PublicKey
 
 
@@ -185,7 +202,7 @@ class RootDocument:
 class EvidenceStatement:
     """What the executor read from the hardware. Payload of `EVIDENCE_TYPE`."""
 
-    v: int = attrs.field(validator=_version)
+    v: int = attrs.field(validator=_VERSION)
     evidence: MachineEvidence
 
 
@@ -204,13 +221,13 @@ class ExecutorProof:
         token_id: The registration token used.
     """
 
-    v: int = attrs.field(validator=_version)
+    v: int = attrs.field(validator=_VERSION)
     agent_key: PublicKey
     executor_key: PublicKey
-    evidence: str = _matches(_HEX64)
-    server: str = _matches(_UUID)
-    root_fp: str = _matches(_HEX64)
-    token_id: str = _matches(_UUID)
+    evidence: str = attrs.field(validator=_HASH)
+    server: str = attrs.field(validator=_UUID)
+    root_fp: str = attrs.field(validator=_HASH)
+    token_id: str = attrs.field(validator=_UUID)
 
 
 @attrs.frozen
@@ -229,14 +246,14 @@ class ExecutorState:
         iat: Executor time, unix seconds.
     """
 
-    v: int = attrs.field(validator=_version)
-    server: str = _matches(_UUID)
-    agent_id: str = _matches(_UUID)
-    epoch: int = _number()
-    gen: int = _number()
-    seq: int = _number()
-    refresh_generation: int = _number()
-    iat: int = _number()
+    v: int = attrs.field(validator=_VERSION)
+    server: str = attrs.field(validator=_UUID)
+    agent_id: str = attrs.field(validator=_UUID)
+    epoch: int = attrs.field(validator=_count())
+    gen: int = attrs.field(validator=_count())
+    seq: int = attrs.field(validator=_count())
+    refresh_generation: int = attrs.field(validator=_count(10**9))
+    iat: int = attrs.field(validator=_MOMENT)
 
 
 # --- registration and tokens -----------------------------------------------------------------------------------
@@ -246,19 +263,19 @@ class ExecutorState:
 class OperatingSystem:
     """What runs on the machine; shown, never trusted."""
 
-    family: str = _text(32)
-    id: str = _text(64)
-    name: str = _text(200)
-    version: str | None = _text(100, optional=True)
-    kernel: str | None = _text(200, optional=True)
-    arch: str | None = _text(32, optional=True)
+    family: str = attrs.field(validator=_line(32))
+    id: str = attrs.field(validator=_line(64))
+    name: str = attrs.field(validator=_line(200))
+    version: str | None = attrs.field(default=None, validator=validators.optional(_line(100)))
+    kernel: str | None = attrs.field(default=None, validator=validators.optional(_line(200)))
+    arch: str | None = attrs.field(default=None, validator=validators.optional(_line(32)))
 
 
 @attrs.frozen
 class Versions:
     """Version of the agent, and the protocol versions it speaks."""
 
-    agent: str = _text(64)
+    agent: str = attrs.field(validator=_line(64))
     protocol: tuple[int, ...] = attrs.field(validator=[validators.min_len(1), validators.max_len(8)])
 
 
@@ -280,14 +297,14 @@ class Register:
         versions: What the agent speaks.
     """
 
-    v: int = attrs.field(validator=_version)
-    registration_token: str = _text(128)
+    v: int = attrs.field(validator=_VERSION)
+    registration_token: str = attrs.field(validator=_line(128))
     agent_key: PublicKey
     executor_key: PublicKey
-    executor_proof: str = _text(16 * 1024)
-    evidence: str = _text(16 * 1024)
-    refresh_hash: str = _matches(_HEX64)
-    hostname: str = _text(253)
+    executor_proof: str = attrs.field(validator=_ENVELOPE)
+    evidence: str = attrs.field(validator=_ENVELOPE)
+    refresh_hash: str = attrs.field(validator=_HASH)
+    hostname: str = attrs.field(validator=_line(253))
     os: OperatingSystem
     versions: Versions
 
@@ -317,12 +334,12 @@ class TokenRequest:
         boot_id: Of the running kernel, or None.
     """
 
-    v: int = attrs.field(validator=_version)
-    current: str = attrs.field(validator=validators.matches_re(_SECRET), repr=False)
-    next_hash: str = _matches(_HEX64)
-    evidence: str = _text(16 * 1024)
-    state: str = _text(16 * 1024)
-    boot_id: str | None = _text(64, optional=True)
+    v: int = attrs.field(validator=_VERSION)
+    current: str = attrs.field(validator=_SECRET, repr=False)
+    next_hash: str = attrs.field(validator=_HASH)
+    evidence: str = attrs.field(validator=_ENVELOPE)
+    state: str = attrs.field(validator=_ENVELOPE)
+    boot_id: str | None = attrs.field(default=None, validator=validators.optional(_line(64)))
 
 
 @attrs.frozen
@@ -358,10 +375,10 @@ class ScannerState:
         taken_at: Time of the last run, unix seconds.
     """
 
-    scanner: str = _matches(_SCANNER)
+    scanner: str = attrs.field(validator=_SCANNER)
     status: ScanStatus
-    hash: str | None = _matches(_HEX64, optional=True)
-    taken_at: int = _number()
+    hash: str | None = attrs.field(validator=validators.optional(_HASH))
+    taken_at: int = attrs.field(validator=_MOMENT)
 
 
 @attrs.frozen
@@ -381,14 +398,14 @@ class CheckIn:
         wait: Seconds the agent would wait for something to do. 0 asks for an answer at once.
     """
 
-    v: int = attrs.field(validator=_version)
-    state: str = _text(16 * 1024)
-    boot_id: str | None = _text(64, optional=True)
+    v: int = attrs.field(validator=_VERSION)
+    state: str = attrs.field(validator=_ENVELOPE)
+    boot_id: str | None = attrs.field(default=None, validator=validators.optional(_line(64)))
     scanners: tuple[ScannerState, ...] = attrs.field(default=(), validator=validators.max_len(MAX_SCANNERS))
-    evidence: str | None = _text(16 * 1024, optional=True)
+    evidence: str | None = attrs.field(default=None, validator=validators.optional(_ENVELOPE))
     os: OperatingSystem | None = None
     versions: Versions | None = None
-    hostname: str | None = _text(253, optional=True)
+    hostname: str | None = attrs.field(default=None, validator=validators.optional(_line(253)))
     wait: int = attrs.field(default=0, validator=[validators.ge(0), validators.le(MAX_WAIT_SECONDS)])
 
 
@@ -401,7 +418,7 @@ class CheckInAnswer:
         v: 1.
         server_time: Database time, unix seconds.
         status: The agent's status (`redflag_core.enrolment.AgentStatus`).
-        next_check_in_seconds: When to come back, jitter included.
+        next_check_in_seconds: When to come back, jitter included. The agent keeps it within bounds of its own.
         reports_wanted: Scanners whose inventory the server does not hold.
         report_bases: The hash the server holds for each scanner, to send a delta against.
         epoch: Of the current bundle.
@@ -450,32 +467,35 @@ class Report:
         facts: Further facts of the scanner, bounded by the body's size.
     """
 
-    v: int = attrs.field(validator=_version)
-    report_id: str = _matches(_UUID)
-    taken_at: int = _number()
-    duration_ms: int = _number()
+    v: int = attrs.field(validator=_VERSION)
+    report_id: str = attrs.field(validator=_UUID)
+    taken_at: int = attrs.field(validator=_MOMENT)
+    duration_ms: int = attrs.field(validator=_count())
     status: ScanStatus
-    manager: str = _matches(_SCANNER)
-    error: str | None = _text(4000, optional=True)
-    warnings: tuple[str, ...] = attrs.field(default=(), validator=validators.max_len(100))
-    base: str | None = attrs.field(
-        default=None, validator=validators.optional(validators.matches_re(_HEX64))
+    manager: str = attrs.field(validator=_SCANNER)
+    error: str | None = attrs.field(default=None, validator=validators.optional(_line(MAX_ERROR)))
+    warnings: tuple[str, ...] = attrs.field(
+        default=(), validator=validators.deep_iterable(_line(MAX_TEXT), validators.max_len(MAX_WARNINGS))
     )
-    hash: str | None = attrs.field(
-        default=None, validator=validators.optional(validators.matches_re(_HEX64))
-    )
+    base: str | None = attrs.field(default=None, validator=validators.optional(_HASH))
+    hash: str | None = attrs.field(default=None, validator=validators.optional(_HASH))
     packages: tuple[Package, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
     removed: tuple[PackageKey, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
-    facts: dict[str, JsonValue] = attrs.field(factory=dict, validator=validators.max_len(100))
+    facts: dict[str, JsonValue] = attrs.field(
+        factory=dict, validator=[validators.max_len(MAX_FACTS), _small(MAX_FACTS_BYTES)]
+    )
 
     def __attrs_post_init__(self) -> None:
-        """A failed scan has no inventory; a successful one has its hash."""
+        """A failed scan has no inventory; a successful one has its hash; no package is named twice."""
         if (self.status is ScanStatus.OK) != (self.hash is not None):
             raise ValueError("hash goes with status ok, and only with it")
         if self.status is not ScanStatus.OK and (self.packages or self.removed or self.base):
             raise ValueError("a failed scan says nothing about packages")
         if self.base is None and self.removed:
             raise ValueError("a full report removes nothing")
+        keys = [*(package.key for package in self.packages), *self.removed]
+        if len(set(keys)) != len(keys):
+            raise ValueError("a report names a package once")
 
 
 @attrs.frozen
@@ -510,14 +530,16 @@ class ClientError:
         context: Further facts; no secrets.
     """
 
-    subsystem: str = _text(64)
-    type: str = _text(128)
-    message: str = _text(2000)
+    subsystem: str = attrs.field(validator=_line(64))
+    type: str = attrs.field(validator=_line(128))
+    message: str = attrs.field(validator=_line(2000))
     count: int = attrs.field(validator=[validators.ge(1), validators.le(10**9)])
-    first_seen: int = _number()
-    last_seen: int = _number()
-    stack: str | None = _text(16_000, optional=True)
-    context: dict[str, JsonValue] = attrs.field(factory=dict, validator=validators.max_len(50))
+    first_seen: int = attrs.field(validator=_MOMENT)
+    last_seen: int = attrs.field(validator=_MOMENT)
+    stack: str | None = attrs.field(default=None, validator=validators.optional(validators.max_len(16_000)))
+    context: dict[str, JsonValue] = attrs.field(
+        factory=dict, validator=[validators.max_len(50), _small(MAX_CONTEXT_BYTES)]
+    )
 
 
 @attrs.frozen
@@ -532,8 +554,8 @@ class Errors:
         dropped: How many older errors the agent had to drop before these.
     """
 
-    v: int = attrs.field(validator=_version)
-    batch_id: str = _matches(_UUID)
+    v: int = attrs.field(validator=_VERSION)
+    batch_id: str = attrs.field(validator=_UUID)
     errors: tuple[ClientError, ...] = attrs.field(
         validator=[validators.min_len(1), validators.max_len(MAX_ERRORS)]
     )

@@ -170,7 +170,7 @@ def test_the_message_of_a_bound_names_the_field():
     assert "name is out of bounds @ $" == refusal({**LEAST, "name": "abcdef"})
     assert "facts is out of bounds @ $" == refusal({**LEAST, "facts": dict.fromkeys("abc")})
     assert "code must not be x @ $" == refusal({**LEAST, "code": "x"})
-    assert "invalid value @ $.many[0]" == refusal({**LEAST, "many": [{"number": 13}]})
+    assert "13 is bad luck @ $.many[0]" == refusal({**LEAST, "many": [{"number": 13}]})
 
 
 @pytest.mark.parametrize("field", ["name", "code", "colour", "inner", "many", "names"])
