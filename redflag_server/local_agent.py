@@ -51,7 +51,7 @@ class LocalAgent:
             await asyncio.sleep(pause)
 
     async def _run_once(self, token: str | None) -> int:
-        arguments = ["run", "--data", str(self.data), "--progress-json", "--token-stdin", "--until-stdin-closes"]
+        arguments = ["run", "--data", str(self.data), "--progress-json", "--token-stdin", "--log-level", "warning"]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -66,9 +66,9 @@ class LocalAgent:
         try:
             assert process.stdin is not None  # noqa: S101  (PIPE)
             assert process.stdout is not None  # noqa: S101  (PIPE)
-            # The pipe stays open: when this process dies in any way, it closes, and the agent ends too.
-            process.stdin.write(f"{token or ''}\n".encode())
-            await process.stdin.drain()
+            process.stdin.write((token or "").encode())
+            process.stdin.close()
+            # When this process dies in any way the other pipe breaks, and the agent ends too.
             async for line in process.stdout:
                 self._hear(line)
             return await process.wait()

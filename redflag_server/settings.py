@@ -1,6 +1,7 @@
 """How one server is set up. Values are checked before anything starts; a refusal says what to change."""
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -106,9 +107,25 @@ class Settings:
         return urlsplit(self.urls[0]).path
 
     @property
+    def database(self) -> Path:
+        """File of the embedded database."""
+        return self.data / "redflag.db"
+
+    @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the embedded database."""
-        return f"sqlite+aiosqlite:///{self.data / 'redflag.db'}"
+        return f"sqlite+aiosqlite:///{self.database}"
+
+
+def default_data_directory() -> Path:
+    """``/var/lib/redflag`` for root, else in the home directory; ``REDFLAG_DATA`` wins. Read when asked."""
+    chosen = os.environ.get("REDFLAG_DATA")
+    if chosen:
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/var/lib/redflag")
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "redflag"
 
 
 def authority_of(url: str) -> str:

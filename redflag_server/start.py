@@ -1,8 +1,11 @@
 """First start and every start: data directory, keys, schema, the server's own rows. Fails with one sentence."""
 
 import errno
+import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +14,7 @@ from sqlalchemy.exc import DatabaseError
 from uuid_utils.compat import uuid7
 
 from redflag_core.errors import ConfigurationError
+from redflag_core.keyfiles import write_private
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.passwords import Passwords
 from redflag_server.db import migrate
@@ -39,8 +43,10 @@ async def open_runtime(settings: Settings, clock: Clock, entropy: Entropy) -> Ru
             what to do.
     """
     prepare_directory(settings.data)
-    first_start = not (settings.data / "redflag.db").exists()
+    first_start = not settings.database.exists()
     keys = open_keystore(settings.data, entropy, first_start=first_start)
+    if first_start:
+        write_private(settings.database, b"", replace=False)  # SQLite gives its other files the mode of this one
     database = Database(settings.database_url)
     try:
         state = await _open_state(database, keys, clock, entropy)
@@ -62,6 +68,23 @@ async def open_runtime(settings: Settings, clock: Clock, entropy: Entropy) -> Ru
         limits=AddressLimits(clock),
         passwords=Passwords(),
     )
+
+
+@contextmanager
+def hold_directory(data: Path) -> Iterator[None]:
+    """
+    Keep a second server off the data directory: SQLite belongs to exactly one. The lock ends with the process.
+
+    Raises:
+        ConfigurationError: Another server holds it, or the directory cannot be used.
+    """
+    prepare_directory(data)
+    with (data / ".lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(f"another RedFlag server uses {data}: stop it first") from None
+        yield
 
 
 def prepare_directory(data: Path) -> None:

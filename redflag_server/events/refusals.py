@@ -42,7 +42,7 @@ async def record_refusal(error: Exception, scope: Scope) -> None:
         Refusal(
             code=code,
             address=client_address(scope, runtime.settings.trusted_proxies),
-            method=scope["method"],
+            method=str(scope.get("method", "")),
             path=scope["path"],
             message=message[:1000],
             organization_id=INSTALLATION if sender is None else sender.organization_id,

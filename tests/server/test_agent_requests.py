@@ -308,7 +308,7 @@ async def test_an_authorization_header_is_refused_where_there_is_no_token_yet(se
 
 
 async def test_the_rate_limit_of_an_agent_holds(tmp_path: Path):
-    """The third request of a burst of two is 429 with Retry-After; later it passes again; others are not affected."""
+    """The third of a burst of two is 429 with Retry-After; later it passes; others are not affected."""
     limit = RateLimitPolicy(count=60, period_seconds=60, burst=2)
     async with running(tmp_path, agent_limit=limit) as server:
         token = await server.token(seats=2)

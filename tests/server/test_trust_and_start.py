@@ -194,8 +194,7 @@ async def test_a_damaged_database_stops_the_start(tmp_path: Path):
     """A file that is no database is a sentence, not a traceback."""
     async with running(tmp_path):
         pass
-    for path in tmp_path.glob("redflag.db*"):
-        path.unlink()
+    (tmp_path / "redflag.db-wal").unlink(missing_ok=True)
     (tmp_path / "redflag.db").write_bytes(b"this is not a database" * 400)
 
     with pytest.raises(ConfigurationError, match="restore it from a backup"):
@@ -217,6 +216,7 @@ def test_a_full_or_read_only_disk_stops_the_start(tmp_path: Path, options: str, 
 
     ended = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", *command],
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,
