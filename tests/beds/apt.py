@@ -110,7 +110,7 @@ PACKAGES = (
 AUTOMATIC = ("rf-auto-now", "rf-auto-later")
 HELD = ("rf-held", "rf-held-current")
 SUITES = {"stable": ("Debian", "bookworm"), "stable-security": ("Debian-Security", "bookworm-security")}
-GERMAN = {"rf-local": "Übersetztes Paket mit Umlauten äöüß"}
+GERMAN = {"rf-local": "Beschreibung mit Umlauten äöüß"}
 
 
 class AptBed:
