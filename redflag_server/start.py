@@ -125,14 +125,16 @@ async def _open_state(database: Database, keys: KeyStore, clock: Clock, entropy:
 
 
 def _sentence(data: Path, error: Exception) -> str:
-    text = str(error).lower()
-    number = getattr(error, "errno", None)
-    if number == errno.ENOSPC or "full" in text:
+    """Why the data directory cannot be used, and what to do about it."""
+    number = error.errno if isinstance(error, OSError) else None
+    # SQLite has no codes for these in every driver: its own words, without the statement, are fixed English.
+    words = "" if isinstance(error, OSError) else str(getattr(error, "orig", error)).lower()
+    if number == errno.ENOSPC or "is full" in words:
         return f"the disk of {data} is full: free some space and start again"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in text:
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in words or "unable to open" in words:
         return f"the data directory {data} cannot be written: choose another with --data, or fix its permissions"
-    if "malformed" in text or "not a database" in text:
+    if "malformed" in words or "not a database" in words:
         return f"the database in {data} is damaged: restore it from a backup"
-    if "locked" in text:
+    if "locked" in words:
         return f"the database in {data} is in use by another process: stop that one first"
     return f"the data directory {data} cannot be used: {getattr(error, 'strerror', None) or type(error).__name__}"
