@@ -120,9 +120,9 @@ def run(
 @sentences
 def scan(data: Path | None, as_json: bool) -> None:
     """Show what this machine lacks. Needs no server, no registration and no root."""
-    from redflag_agent.commands import scan_machine  # noqa: PLC0415  (see the module)
+    from redflag_agent.commands import scan_machine, usable_scanners  # noqa: PLC0415  (see the module)
 
-    text, succeeded = scan_machine(_settings(data, {}), as_json=as_json)
+    text, succeeded = scan_machine(_settings(data, {}), usable_scanners(), as_json=as_json)
     click.echo(text)
     sys.exit(0 if succeeded else 1)
 

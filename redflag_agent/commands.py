@@ -7,7 +7,7 @@ import signal
 import stat
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ from redflag_core import codec
 from redflag_core.encoding import JsonValue
 from redflag_core.enrolment import RegistrationToken
 from redflag_core.errors import ConfigurationError
-from redflag_core.ports import Clock
 from redflag_core.scanning import PENDING_STATES, Package, Scanner, ScanReport, ScanStatus
 from redflag_core.system import SystemClock, SystemEntropy
 
@@ -57,14 +56,22 @@ def run_agent(
             asyncio.run(_until_stopped(lambda stop: agent.run(stop, token), watch_reader=progress_json))
 
 
-def scan_machine(settings: AgentSettings, *, as_json: bool) -> tuple[str, bool]:
+def scan_machine(settings: AgentSettings, scanners: Sequence[Scanner], *, as_json: bool) -> tuple[str, bool]:
     """
     Scan once without server or data directory.
 
+    Args:
+        settings: What people chose.
+        scanners: What can be scanned here.
+        as_json: Everything as JSON, or for people what is pending.
+
     Returns:
         What to print, and whether every scan succeeded.
+
+    Raises:
+        ConfigurationError: There is nothing to scan.
     """
-    reports = asyncio.run(_scan(settings))
+    reports = asyncio.run(_scan(settings, scanners))
     cannot = host.missing_rights()
     succeeded = bool(reports) and all(report.status is ScanStatus.OK for report in reports)
     if as_json:
@@ -79,17 +86,16 @@ def scan_machine(settings: AgentSettings, *, as_json: bool) -> tuple[str, bool]:
     return "\n".join([*lines, *(f"note: {sentence}" for sentence in cannot)]), succeeded
 
 
-async def _scan(settings: AgentSettings) -> tuple[ScanReport, ...]:
-    clock = SystemClock()
-    runs = scanner_runs(usable_scanners(clock), settings.policy, clock=clock, on_error=lambda *_: None)
+async def _scan(settings: AgentSettings, scanners: Sequence[Scanner]) -> tuple[ScanReport, ...]:
+    runs = scanner_runs(scanners, settings.policy, clock=SystemClock(), on_error=lambda *_: None)
     if not runs:
         raise ConfigurationError("nothing to scan: this machine has no apt, or the settings disable its scanner")
     return await run_all(runs)
 
 
-def usable_scanners(clock: Clock) -> tuple[Scanner, ...]:
+def usable_scanners() -> tuple[Scanner, ...]:
     """The scanners whose package manager this machine has."""
-    return tuple(scanner for scanner in (AptScanner(clock=clock),) if scanner.is_usable())
+    return tuple(scanner for scanner in (AptScanner(clock=SystemClock()),) if scanner.is_usable())
 
 
 def _show(report: ScanReport) -> list[str]:
@@ -117,12 +123,11 @@ def _surroundings(tell: Tell) -> "Surroundings":
     from redflag_agent.agent import Surroundings  # noqa: PLC0415  (scanning needs no HTTP)
     from redflag_core.machine_readers.linux import LinuxMachine  # noqa: PLC0415  (this host's)
 
-    clock = SystemClock()
     return Surroundings(
-        clock=clock,
+        clock=SystemClock(),
         entropy=SystemEntropy(),
         machine=LinuxMachine(),
-        scanners=usable_scanners(clock),
+        scanners=usable_scanners(),
         sleep=asyncio.sleep,
         tell=tell,
     )

@@ -1,8 +1,13 @@
 """TLS with real certificates on a real socket: authorities, pins, and nothing that passes without either."""
 
 import hashlib
+import select
+import socket
+import socketserver
 import ssl
 import subprocess
+import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -158,6 +163,54 @@ async def test_an_authority_of_the_file_that_is_not_the_pinned_one_is_refused(tm
             await fetch(port, pin="ca-sha256:" + "0" * 64, ca_file=str(authority.certificate))
 
         assert [] == server.requests
+
+
+async def test_a_proxy_carries_the_handshake_and_cannot_look_inside(tmp_path):
+    """Through a CONNECT tunnel the pin is the server's, and the server's alone."""
+    certificate, server = self_signed(tmp_path / "a"), StubServer()
+    with serving(server, certificate=certificate) as port, tunnels() as (proxy_port, seen):
+        proxy = f"http://127.0.0.1:{proxy_port}"
+        pin = parse_certificate(der(certificate[0])).pin
+        assert server.roots[0] == await fetch(port, pin=pin, proxy=proxy)
+        with pytest.raises(UnreachableError, match="not the one that was pinned"):
+            await fetch(port, pin="sha256:" + "0" * 64, proxy=proxy)
+
+    assert {f"CONNECT 127.0.0.1:{port} HTTP/1.1"} == set(seen)
+
+
+@contextmanager
+def tunnels():
+    """A proxy that opens tunnels; the request lines it saw."""
+    seen = []
+
+    class Tunnel(socketserver.StreamRequestHandler):
+        def handle(self):
+            head = self.rfile.readline().decode().strip()
+            while self.rfile.readline().strip():
+                pass
+            seen.append(head)
+            host, port = head.split()[1].rsplit(":", 1)
+            with socket.create_connection((host, int(port))) as upstream:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                ends = {self.connection: upstream, upstream: self.connection}
+                while True:
+                    for end in select.select(list(ends), [], [])[0]:
+                        data = end.recv(65536)
+                        if not data:
+                            return
+                        ends[end].sendall(data)
+
+    class Proxy(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, *_args):
+            """A tunnel that breaks is no news."""
+
+    with Proxy(("127.0.0.1", 0), Tunnel) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+        yield proxy.server_address[1], seen
+        proxy.shutdown()
 
 
 @pytest.mark.parametrize("pin", ["", "sha256:", "sha256:zz", "sha1:" + "0" * 40, "sha256:" + "A" * 64])

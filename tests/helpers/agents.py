@@ -16,6 +16,8 @@ from redflag_agent.error_log import ErrorLog
 from redflag_agent.identity import Identity, open_identity
 from redflag_agent.outbox import Outbox
 from redflag_agent.register import register
+from redflag_agent.runner import Runner
+from redflag_agent.scans import scanner_runs
 from redflag_agent.state import StateFile
 from redflag_agent.tokens import Tokens
 from redflag_agent.transport import ServerClient
@@ -24,7 +26,7 @@ from redflag_core.errors import ScanError
 from redflag_core.machine import RawMachine
 from redflag_core.ports import Clock, Entropy
 from redflag_core.resilience import RetryPolicy
-from redflag_core.scanning import Package, PackageState, ScanReport, ScanStatus
+from redflag_core.scanning import Package, PackageState, ScannerPolicy, ScanReport, ScanStatus
 from redflag_core.testing import FrozenClock, SeededEntropy
 from tests.helpers.stub_server import StubServer, mock_transport
 
@@ -203,3 +205,36 @@ def surroundings(*scanners, clock=None, tell=None, sleep=asyncio.sleep, seed=0, 
         sleep=sleep,
         tell=tell or (lambda *_args, **_facts: None),
     )
+
+
+def runner_of(parts: Parts, *scanners: FakeScanner, policy: ScannerPolicy | None = None) -> Runner:
+    """The loop of the agent around *parts*; waiting is the event loop's own."""
+    errors = parts.errors
+    scans = scanner_runs(
+        scanners,
+        lambda _name: policy or ScannerPolicy(),
+        clock=parts.clock,
+        on_error=lambda name, error: errors.record(f"scanner.{name}", error),
+    )
+    return Runner(
+        delivery=parts.delivery(),
+        scans=scans,
+        outbox=parts.outbox,
+        errors=errors,
+        state=parts.state,
+        entropy=parts.entropy,
+        sleep=asyncio.sleep,
+        tell=parts.tell,
+    )
+
+
+@asynccontextmanager
+async def running(runner: Runner):
+    """Let *runner* run beside the block, and tell it to stop at the block's end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        await task

@@ -1,0 +1,273 @@
+"""One round with the server: what is wanted and waiting arrives, once, and as small as it can be."""
+
+import attrs
+import pytest
+
+from redflag_agent.answers import ServerRefusedError, UnreachableError
+from redflag_core.scanning import failed_report
+from tests.helpers.agents import agent_parts, failed, new_id, package, scan_report
+from tests.helpers.stub_server import LostAnswerError, StubServer, problem
+
+MANY = tuple(package(f"p{number}") for number in range(200))
+
+
+async def enrolled(parts, *packages):
+    """Register, and deliver an inventory."""
+    await parts.register()
+    delivery = parts.delivery()
+    parts.outbox.record_scan(scan_report(*packages), report_id=new_id(1))
+    await delivery.round()
+    return delivery
+
+
+def paths(server):
+    """What was asked for, in order."""
+    return [path.removeprefix("/api/v1") for method, path in server.requests if method == "POST"]
+
+
+async def test_a_first_round_delivers_the_inventory(tmp_path):
+    """Check in, then the full report; the server then holds what the scanner saw."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await enrolled(parts, *MANY)
+
+        assert ["/agents/register", "/agent/token", "/agent/check-in", "/agent/reports/apt"] == paths(parts.server)
+        assert MANY == tuple(sorted(parts.server.only_agent().inventories["apt"], key=lambda p: int(p.name[1:])))
+        assert () == parts.outbox.pending()
+
+
+async def test_an_unchanged_inventory_costs_a_check_in(tmp_path):
+    """Nothing else is sent."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts, *MANY)
+        parts.server.requests.clear()
+
+        parts.outbox.record_scan(scan_report(*MANY), report_id=new_id(2))
+        await delivery.round()
+
+        assert ["/agent/check-in"] == paths(parts.server)
+
+
+async def test_a_change_travels_as_a_change(tmp_path):
+    """One package of two hundred, one gone."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts, *MANY)
+        changed = (package("p0", available="2.0"), *MANY[1:-1])
+
+        parts.outbox.record_scan(scan_report(*changed), report_id=new_id(2))
+        await delivery.round()
+
+        report = parts.server.only_agent().reports[-1]
+        assert (["p0"], ["p199"]) == ([p.name for p in report.packages], [k.name for k in report.removed])
+        assert set(changed) == set(parts.server.only_agent().inventories["apt"])
+
+
+async def test_a_server_that_holds_another_inventory_gets_everything(tmp_path):
+    """Its base is not this agent's: a delta would be nonsense."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts, *MANY)
+        parts.server.only_agent().inventories["apt"] = (package("other"),)
+
+        parts.outbox.record_scan(scan_report(*MANY, package("new")), report_id=new_id(2))
+        await delivery.round()
+
+        assert parts.server.only_agent().reports[-1].base is None
+        assert 201 == len(parts.server.only_agent().inventories["apt"])
+
+
+async def test_a_delta_that_is_not_accepted_is_followed_by_everything(tmp_path):
+    """The server lost the base between check-in and report: it gets the inventory in the same round."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts, *MANY)
+
+        def forget_base(request):
+            if "/reports/" in request.path:
+                parts.server.script.clear()
+                parts.server.only_agent().inventories.clear()
+
+        parts.server.script.append(forget_base)
+        parts.outbox.record_scan(scan_report(*MANY, package("new")), report_id=new_id(2))
+        await delivery.round()
+
+        assert 201 == len(parts.server.only_agent().inventories["apt"])
+
+
+async def test_a_server_that_lost_an_inventory_gets_it_again(tmp_path):
+    """Restored from a backup, it asks, though nothing changed here."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts, *MANY)
+        parts.server.only_agent().inventories.clear()
+        parts.server.only_agent().statuses.clear()
+
+        await delivery.round()
+
+        assert 200 == len(parts.server.only_agent().inventories["apt"])
+
+
+async def test_a_failed_scan_is_told_with_its_reason(tmp_path):
+    """The server learns why, and keeps the inventory to mark it unknown."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts, *MANY)
+        report = failed_report(failed("dpkg is broken"), scanner="apt", manager="apt", taken_at=9, duration_ms=1)
+
+        parts.outbox.record_scan(report, report_id=new_id(2))
+        await delivery.round()
+        await delivery.round()
+
+        assert ["ok", "failed"] == [report.status for report in parts.server.only_agent().reports]
+        assert "dpkg is broken" == parts.server.only_agent().reports[-1].error
+        assert 200 == len(parts.server.only_agent().inventories["apt"])
+
+
+async def test_a_report_whose_answer_was_lost_is_sent_again_under_the_same_id(tmp_path):
+    """The server can count it once."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        parts.outbox.record_scan(scan_report(*MANY), report_id=new_id(1))
+        parts.server.script.append(lose_answers_to(parts.server, "/reports/"))
+        with pytest.raises(UnreachableError):
+            await parts.delivery().round()
+        parts.server.script.clear()
+        parts.server.clock.advance(120)
+
+        await parts.delivery().round()
+
+        assert {new_id(1)} == {report.report_id for report in parts.server.only_agent().reports}
+        assert () == parts.outbox.pending()
+
+
+async def test_a_report_that_is_refused_for_good_is_told_and_put_aside(tmp_path):
+    """It does not come again every minute; the refusal goes to the server as an error."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        parts.outbox.record_scan(scan_report(*MANY), report_id=new_id(1))
+        refused = problem(413, "too_large")
+        parts.server.script.append(lambda request: refused if "/reports/" in request.path else None)
+        delivery = parts.delivery()
+
+        await delivery.round()
+        await delivery.round()
+
+        assert 1 == paths(parts.server).count("/agent/reports/apt")
+        (batch,) = parts.server.only_agent().errors.values()
+        assert ["report.apt"] == [error.subsystem for error in batch.errors]
+
+
+async def test_an_agent_that_waits_for_approval_checks_in_and_stores_nothing(tmp_path):
+    """Approved, it delivers what waited."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        parts.server.only_agent().status = "pending"
+        parts.outbox.record_scan(scan_report(*MANY), report_id=new_id(1))
+        parts.errors.record("x", failed())
+        delivery = parts.delivery()
+        await delivery.round()
+
+        assert ("pending", {}) == (parts.state.state.status, parts.server.only_agent().inventories)
+        parts.server.only_agent().status = "active"
+        await delivery.round()
+
+        assert 200 == len(parts.server.only_agent().inventories["apt"])
+        assert 1 == len(parts.server.only_agent().errors)
+
+
+async def test_errors_are_told_once(tmp_path):
+    """Also when the answer was lost: the same batch again."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        parts.errors.record("scanner.apt", failed("locked"))
+        parts.server.script.append(lose_answers_to(parts.server, "/errors"))
+        with pytest.raises(UnreachableError):
+            await parts.delivery().round()
+        parts.server.script.clear()
+        parts.server.clock.advance(120)
+
+        await parts.delivery().round()
+
+        (batch,) = parts.server.only_agent().errors.values()
+        assert ["locked"] == [error.message for error in batch.errors]
+        assert parts.errors.batch() is None
+
+
+async def test_what_the_machine_is_called_is_sent_after_a_start_and_not_again(tmp_path):
+    """Operating system, versions and name."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        await delivery.round()
+        await parts.delivery().round()
+
+        sent = [check_in.os is not None for check_in in parts.server.only_agent().check_ins]
+        assert [True, False, True] == sent
+        first = parts.server.only_agent().check_ins[0]
+        assert (1,) == first.versions.protocol
+        assert first.hostname
+
+
+async def test_the_server_sets_the_pace_within_bounds(tmp_path):
+    """As it says, but never a hot loop and never a week."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        paces = []
+        for said in (45, 0, -5, 10**9):
+            parts.server.pace = said
+            paces.append(await delivery.round())
+
+        assert [45.0, 1.0, 1.0, 3600.0] == paces
+
+
+@pytest.mark.parametrize("field, value", [("status", "loved"), ("v", "1"), ("surprise", 1)])
+async def test_an_answer_of_another_form_is_refused(tmp_path, field, value):
+    """Nothing of it is used."""
+    import json
+
+    from redflag_core.errors import MalformedError
+
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+
+        def twist(request):
+            if "check-in" not in request.path:
+                return None
+            answer = parts.server.answer(request)
+            return attrs.evolve(answer, body=json.dumps({**json.loads(answer.body), field: value}).encode())
+
+        parts.server.script.append(twist)
+        with pytest.raises(MalformedError):
+            await delivery.round()
+
+
+async def test_a_quarantined_agent_gets_the_servers_word(tmp_path):
+    """As a refusal that names the state."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        parts.server.only_agent().status = "quarantined"
+
+        with pytest.raises(ServerRefusedError) as refusal:
+            await delivery.round()
+
+        assert "agent_quarantined" == refusal.value.problem
+
+
+async def test_a_restart_goes_on_where_it_was(tmp_path):
+    """Token, outbox and base of the next delta are all on disk: no new token, no full report."""
+    server = StubServer()
+    async with agent_parts(tmp_path / "a", server) as parts:
+        await enrolled(parts, *MANY)
+    server.requests.clear()
+
+    async with agent_parts(tmp_path / "a", server, seed=8) as parts:
+        parts.outbox.record_scan(scan_report(*MANY, package("new")), report_id=new_id(2))
+        await parts.delivery().round()
+
+        assert ["/agent/check-in", "/agent/reports/apt"] == paths(server)
+        assert ["new"] == [p.name for p in server.only_agent().reports[-1].packages]
+
+
+def lose_answers_to(server, part):
+    """Handle requests with *part* in their path, and break the connection before the answer."""
+
+    def step(request):
+        if part in request.path:
+            server.answer(request)
+            raise LostAnswerError
+
+    return step
