@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from redflag_agent.answers import ServerRefusedError, UnreachableError
+from redflag_agent.answers import AnswerError, ServerRefusedError, UnreachableError
 from redflag_core.scanning import failed_report
 from tests.helpers.agents import agent_parts, failed, new_id, package, scan_report
 from tests.helpers.stub_server import LostAnswerError, StubServer, problem
@@ -70,7 +70,7 @@ async def test_a_server_that_holds_another_inventory_gets_everything(tmp_path):
         parts.outbox.record_scan(scan_report(*MANY, package("new")), report_id=new_id(2))
         await delivery.round()
 
-        assert parts.server.only_agent().reports[-1].base is None
+        assert [None, None] == [report.base for report in parts.server.only_agent().reports]
         assert 201 == len(parts.server.only_agent().inventories["apt"])
 
 
@@ -150,6 +150,23 @@ async def test_a_report_that_is_refused_for_good_is_told_and_put_aside(tmp_path)
         assert 1 == paths(parts.server).count("/agent/reports/apt")
         (batch,) = parts.server.only_agent().errors.values()
         assert ["report.apt"] == [error.subsystem for error in batch.errors]
+
+
+@pytest.mark.parametrize("status, code", [(429, "rate_limited"), (403, "agent_pending"), (503, "unavailable")])
+async def test_a_report_that_cannot_be_taken_now_waits(tmp_path, status, code):
+    """Too busy, or not yet allowed: the report is not put aside, and arrives when it can."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        parts.outbox.record_scan(scan_report(*MANY), report_id=new_id(1))
+        later = problem(status, code)
+        parts.server.script.append(lambda request: later if "/reports/" in request.path else None)
+        with pytest.raises(AnswerError):
+            await parts.delivery().round()
+        parts.server.script.clear()
+
+        await parts.delivery().round()
+
+        assert 200 == len(parts.server.only_agent().inventories["apt"])
 
 
 async def test_an_agent_that_waits_for_approval_checks_in_and_stores_nothing(tmp_path):

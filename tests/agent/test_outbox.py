@@ -36,6 +36,13 @@ def test_the_file_is_private(outbox):
     assert {0o600} == {path.stat().st_mode & 0o777 for path in outbox.database.path.parent.iterdir()}
 
 
+def test_what_is_written_is_written_to_the_disk(outbox):
+    """Write-ahead log, and a flush at the end of every transaction: a power cut takes nothing back."""
+    with outbox.database.transaction() as db:
+        assert (2,) == db.execute("PRAGMA synchronous").fetchone()
+        assert ("wal",) == db.execute("PRAGMA journal_mode").fetchone()
+
+
 def test_a_report_waits_until_it_is_accepted(outbox):
     """Accepted, it is the base of the next delta."""
     report = scan_report(package("a"), package("b", available="2.0"))

@@ -88,6 +88,23 @@ async def test_an_outage_costs_the_server_little_and_the_agent_nothing(tmp_path,
 
 
 @in_virtual_time
+async def test_news_during_an_outage_do_not_make_it_ask_more_often(tmp_path, clock):
+    """A scanner that sees something new every minute does not undo the spreading of the tries."""
+    scanner = FakeScanner()
+    async with agent_parts(tmp_path / "a", StubServer(clock)) as parts:
+        await parts.register()
+        parts.server.requests.clear()
+        parts.server.script.append(lambda _request: problem(503, "unavailable"))
+        async with running(runner_of(parts, scanner, policy=ScannerPolicy(interval=60.0))):
+            for number in range(360):
+                scanner.packages = (package(f"p{number}"),)
+                await asyncio.sleep(60)
+
+        assert scanner.scans >= 359
+        assert len(parts.server.requests) < 120
+
+
+@in_virtual_time
 async def test_a_quarantined_agent_asks_seldom_and_returns_by_itself(tmp_path, clock):
     """Never a hot loop: about four times an hour. Its status says why; released, it goes on."""
     async with agent_parts(tmp_path / "a", StubServer(clock)) as parts:
