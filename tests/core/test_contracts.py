@@ -1,4 +1,4 @@
-"""The one rule, checked: the core imports nothing impure, shells do not import each other, and the check can fail."""
+"""The one rule, checked: nothing impure in the core, no shell in another, and the check can fail."""
 
 import shutil
 import subprocess
