@@ -122,7 +122,8 @@ def scan(data: Path | None, as_json: bool) -> None:
     """Show what this machine lacks. Needs no server, no registration and no root."""
     from redflag_agent.commands import scan_machine, usable_scanners  # noqa: PLC0415  (see the module)
 
-    text, succeeded = scan_machine(_settings(data, {}), usable_scanners(), as_json=as_json)
+    settings = _settings(data, {})
+    text, succeeded = scan_machine(settings, usable_scanners(settings), as_json=as_json)
     click.echo(text)
     sys.exit(0 if succeeded else 1)
 

@@ -34,7 +34,7 @@ def register_agent(data: Path, settings: AgentSettings, token: RegistrationToken
     from redflag_agent.agent import open_agent  # noqa: PLC0415  (scanning needs no HTTP)
 
     set_up_logging(settings.log_level)
-    with open_agent(DataDirectory(data), settings, _surroundings(tell_nobody)) as agent:
+    with open_agent(DataDirectory(data), settings, _surroundings(settings, tell_nobody)) as agent:
         asyncio.run(agent.register(token))
         registration = agent.state.state.registration
         status = agent.state.state.status
@@ -49,7 +49,7 @@ def run_agent(
 
     set_up_logging(settings.log_level)
     tell = tell_stdout if progress_json else tell_nobody
-    with open_agent(DataDirectory(data), settings, _surroundings(tell)) as agent:
+    with open_agent(DataDirectory(data), settings, _surroundings(settings, tell)) as agent:
         if once:
             asyncio.run(_until_stopped(lambda _stop: agent.run_once(token), patient=False))
         else:
@@ -93,9 +93,16 @@ async def _scan(settings: AgentSettings, scanners: Sequence[Scanner]) -> tuple[S
     return await run_all(runs)
 
 
-def usable_scanners() -> tuple[Scanner, ...]:
+def usable_scanners(settings: AgentSettings) -> tuple[Scanner, ...]:
     """The scanners whose package manager this machine has."""
-    return tuple(scanner for scanner in (AptScanner(clock=SystemClock()),) if scanner.is_usable())
+    apt = settings.apt
+    scanner = AptScanner(
+        clock=SystemClock(),
+        apt_config=Path(apt.config) if apt.config else None,
+        path_prefix=Path(apt.path_prefix) if apt.path_prefix else None,
+        refresh=False if apt.refresh == "off" else "auto",
+    )
+    return (scanner,) if scanner.is_usable() else ()
 
 
 def _show(report: ScanReport) -> list[str]:
@@ -119,7 +126,7 @@ def _show_package(package: Package) -> str:
     return f"  {package.state.value:<10} {package.name}:{package.arch}  {versions}{extras}"
 
 
-def _surroundings(tell: Tell) -> "Surroundings":
+def _surroundings(settings: AgentSettings, tell: Tell) -> "Surroundings":
     from redflag_agent.agent import Surroundings  # noqa: PLC0415  (scanning needs no HTTP)
     from redflag_core.machine_readers.linux import LinuxMachine  # noqa: PLC0415  (this host's)
 
@@ -127,7 +134,7 @@ def _surroundings(tell: Tell) -> "Surroundings":
         clock=SystemClock(),
         entropy=SystemEntropy(),
         machine=LinuxMachine(),
-        scanners=usable_scanners(),
+        scanners=usable_scanners(settings),
         sleep=asyncio.sleep,
         tell=tell,
     )

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import attrs
 
-from redflag_core.errors import CircuitOpenError, ScanError
+from redflag_core.errors import ScanError
 from redflag_core.freshness import unix
 from redflag_core.ports import Clock
 from redflag_core.resilience import Breaker, BreakerPolicy, BreakerState
@@ -81,8 +81,6 @@ class ScannerRun:
             self._activity = ScannerActivity(finished_at=self.clock.monotonic())
 
     def _explain(self, error: Exception) -> Exception:
-        if isinstance(error, CircuitOpenError):
-            return ScanError(error.message)
         if isinstance(error, TimeoutError):
             return ScanError(f"the scan took longer than {self.policy.timeout:.0f} s and was ended")
         return error

@@ -34,6 +34,22 @@ class SettingsError(ConfigurationError):
 
 
 @attrs.frozen(kw_only=True)
+class AptSettings:
+    """
+    How apt is looked at; section ``[apt]``.
+
+    Attributes:
+        config: Configuration file that apt reads first (``APT_CONFIG``): another root than this machine's.
+        path_prefix: Directory whose apt and dpkg tools win over the system's.
+        refresh: ``auto`` fetches old package lists where this process may, ``off`` never does.
+    """
+
+    config: str | None = None
+    path_prefix: str | None = None
+    refresh: str = attrs.field(default="auto", validator=validators.in_(("auto", "off")))
+
+
+@attrs.frozen(kw_only=True)
 class AgentSettings:
     """
     What people chose.
@@ -44,6 +60,7 @@ class AgentSettings:
         ca_file: Certificate authorities (PEM) that replace the system's.
         tls_pin: Replaces the pin of the registration token (`redflag_agent.tls`).
         scanners: Policy of each scanner by name; one that is not named has the default.
+        apt: How apt is looked at.
         log_level: One of `LOG_LEVELS`.
     """
 
@@ -52,6 +69,7 @@ class AgentSettings:
     ca_file: str | None = None
     tls_pin: str | None = None
     scanners: dict[str, ScannerPolicy] = attrs.field(factory=dict)
+    apt: AptSettings = AptSettings()
     log_level: str = attrs.field(default="info", validator=validators.in_(LOG_LEVELS))
 
     def addresses(self, default: tuple[str, ...]) -> tuple[Address, ...]:
@@ -83,11 +101,11 @@ def load_settings(path: Path, overrides: Mapping[str, Any]) -> AgentSettings:
         SettingsError: The file cannot be read or holds a setting that means nothing.
     """
     values = _read(path)
-    values.update({name: value for name, value in overrides.items() if value})
+    values.update({name: _as_json(value) for name, value in overrides.items() if value})
     try:
         settings = codec.structure(AgentSettings, values)
     except MalformedError as error:
-        raise SettingsError(f"{path}: {error.message}") from None
+        raise SettingsError(f"the settings, from the command line and {path}: {error.message}") from None
     _check(settings)
     return settings
 
@@ -129,8 +147,15 @@ def _read(path: Path) -> dict[str, JsonValue]:
         raise SettingsError(f"{path} is not TOML: {error}") from None
 
 
+def _as_json(value: Any) -> JsonValue:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _check(settings: AgentSettings) -> None:
     settings.addresses(())
+    for name, path in (("apt.config", settings.apt.config), ("apt.path_prefix", settings.apt.path_prefix)):
+        if path is not None and not Path(path).exists():
+            raise SettingsError(f"{name}: {path} does not exist")
     if settings.tls_pin is not None:
         parse_pin(settings.tls_pin)
     if settings.ca_file is not None and not Path(settings.ca_file).is_file():
