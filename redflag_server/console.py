@@ -38,8 +38,10 @@ class UpConsole:
             self.say("agent", f"scanning {event.get('scanner')} ...")
         elif name == "scan_done":
             self.say("agent", scan_sentence(event), "green" if event.get("status", "ok") == "ok" else "red")
+        elif name == "report_accepted":
+            self.say("agent", f"{event.get('scanner')}: reported, see the dashboard")
         elif name == "error":
-            self.say("agent", str(event.get("message", "an error: see the log")), "yellow")
+            self.say("agent", str(event.get("detail", "an error: see the log")), "yellow")
         elif name == "stopped":
             self.say("agent", f"ended by itself (exit code {event['code']}), starting again", "red")
 

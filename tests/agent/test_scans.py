@@ -71,15 +71,14 @@ async def test_a_scanner_is_due_at_the_start_and_then_after_its_interval():
 
 async def test_a_scanner_that_keeps_failing_is_left_alone():
     """After two failures it waits for the trial, longer than its interval; one success closes the circuit."""
-    clock, scanner = FrozenClock(), FakeScanner(failure=failed())
-    run, _ = scanner_run(scanner, clock)
-    await run.run()
-    await run.run()
+    clock, scanner = FrozenClock(), FakeScanner(failure=failed("dpkg is broken"))
+    run, told = scanner_run(scanner, clock)
+    reports = [await run.run(), await run.run()]
 
-    assert run.is_open
     assert 1200.0 == run.seconds_until_due()
-    report = await run.run()
-    assert (2, ScanStatus.FAILED) == (scanner.scans, report.status)
+    assert [ScanStatus.FAILED, ScanStatus.OPEN] == [report.status for report in reports]
+    assert "dpkg is broken (it kept failing, so it is tried only every 20 minutes)" == reports[1].error
+    assert ["dpkg is broken"] * 2 == [error.message for _, error in told]
 
     clock.advance(1200)
     scanner.failure = None

@@ -1,0 +1,94 @@
+"""``redflag up``: one command, server and agent, and both gone at the end."""
+
+import os
+import re
+import select
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.beds.apt import AptBed, needs_apt
+from tests.e2e.test_agent_process import Installation, agent_directory, pending_by_apt
+from tests.helpers.processes import REDFLAG, Child, child, free_port
+
+pytestmark = needs_apt
+
+
+def _up(data: Path, port: int) -> Any:
+    return child(REDFLAG, "up", "--data", str(data), "--port", str(port), "--no-browser")
+
+
+def _agent_process(parent: Child) -> int:
+    """A descriptor of the agent's process, which becomes readable when it ends."""
+    children = Path(f"/proc/{parent.process.pid}/task/{parent.process.pid}/children").read_text(encoding="ascii")
+    agents = [
+        int(pid) for pid in children.split() if b"redflag_agent" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return os.pidfd_open(agents[0])
+
+
+def _ended(descriptor: int) -> bool:
+    readable, _, _ = select.select([descriptor], [], [], 30)
+    os.close(descriptor)
+    return bool(readable)
+
+
+def test_up_shows_the_machine_and_ends_cleanly(tmp_path: Path, shared_apt_bed: AptBed):
+    """Set-up link, sign-in page, this machine's packages; Ctrl-C ends both; the next start finds everything."""
+    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
+    (tmp_path / "data").chmod(0o700)
+    installation = Installation(tmp_path, free_port())
+    installation.data = tmp_path / "data"
+    port = int(installation.url.rpartition(":")[2])
+    with _up(installation.data, port) as first:
+        link = re.search(r"http://\S+", first.until("set up"))
+        first.until("reported")
+        agent = _agent_process(first)
+        setup = httpx.get(link[0])
+        page = httpx.get(f"{installation.url}/", follow_redirects=True)
+        listed = {package["name"]: package["state"] for package in installation.get("packages")}
+        assert 0 == first.stop(signal.SIGINT), first.transcript()
+        assert _ended(agent)
+        assert "Traceback" not in first.transcript()
+    assert (200, 200) == (setup.status_code, page.status_code)
+    assert pending_by_apt(shared_apt_bed) == listed
+
+    started = time.monotonic()
+    with _up(installation.data, port) as second:
+        second.until("dashboard")
+        httpx.get(f"{installation.url}/api/v1/health/ready").raise_for_status()
+        took = time.monotonic() - started
+        second.until("reported")
+        (machine,) = installation.get("agents")
+        assert 0 == second.stop(signal.SIGTERM)
+    assert took < 5
+    assert "active" == machine["status"]
+
+
+def test_the_agent_ends_when_up_is_killed(tmp_path: Path, shared_apt_bed: AptBed):
+    """Kill -9 of the parent leaves no orphan that would hold the data directory."""
+    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
+    with _up(tmp_path / "data", free_port()) as process:
+        process.until("reported")
+        agent = _agent_process(process)
+
+        process.kill()
+
+        assert _ended(agent)
+
+
+def test_an_agent_that_dies_is_started_again(tmp_path: Path, shared_apt_bed: AptBed):
+    """The local agent is kept running, and the console says what happened."""
+    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
+    with _up(tmp_path / "data", free_port()) as process:
+        process.until("reported")
+        agent = _agent_process(process)
+
+        signal.pidfd_send_signal(agent, signal.SIGKILL)
+
+        process.until("starting again")
+        process.until("reported")
+        assert _ended(agent)
