@@ -25,7 +25,7 @@ from redflag_agent.progress import Tell, line
 from redflag_agent.scans import ScannerRun, run_all
 from redflag_agent.state import StateFile
 from redflag_agent.waiting import Sleep, pause
-from redflag_core.errors import RedFlagError
+from redflag_core.errors import CircuitOpenError, RedFlagError
 from redflag_core.ports import Entropy
 from redflag_core.resilience import random_fraction
 from redflag_core.scanning import PENDING_STATES, ScanReport
@@ -158,7 +158,8 @@ class Runner:
         self._log("server", error, wait=round(wait))
         self.tell("error", **_facts(error))
         try:
-            self.errors.record("server", error)
+            if not isinstance(error, CircuitOpenError):  # it only says that the failures before it were too many
+                self.errors.record("server", error)
             if needs_operator(error) and isinstance(error, AnswerError):
                 self.state.update(status=error.problem, status_detail=error.detail)
         except RedFlagError as second:

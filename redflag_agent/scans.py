@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import attrs
 
-from redflag_core.errors import ScanError
+from redflag_core.errors import CircuitOpenError, RedFlagError, ScanError
 from redflag_core.freshness import unix
 from redflag_core.ports import Clock
 from redflag_core.resilience import Breaker, BreakerPolicy, BreakerState
@@ -71,7 +71,7 @@ class ScannerRun:
             failure = self._explain(error)
             self.on_error(self.scanner.name, failure)
             return failed_report(
-                failure,
+                self._left_alone(failure) if self.is_open else failure,
                 scanner=self.scanner.name,
                 manager=self.scanner.manager,
                 taken_at=taken_at,
@@ -84,6 +84,12 @@ class ScannerRun:
         if isinstance(error, TimeoutError):
             return ScanError(f"the scan took longer than {self.policy.timeout:.0f} s and was ended")
         return error
+
+    def _left_alone(self, failure: Exception) -> CircuitOpenError:
+        """The failure that opened the circuit, and what follows: the report is then ``open`` and says why."""
+        why = failure.message if isinstance(failure, RedFlagError) else f"unexpected {type(failure).__name__}"
+        pause = f"it kept failing, so it is tried only every {self.policy.reset_timeout / 60:.0f} minutes"
+        return CircuitOpenError(f"{why} ({pause})", retry_after=self._breaker.status.retry_after)
 
 
 def scanner_runs(

@@ -267,6 +267,16 @@ def test_each_kind_of_failure_has_its_exit_code(error, code):
     assert code == exit_code(error)
 
 
+def test_the_command_line_says_where_the_server_is(directory, server):
+    """An address given wins over the registration's, for this run."""
+    directory.run("register", "--token-stdin", token=server.registration_token().text())
+    with serving(server) as port:
+        code, _, errors = directory.run("run", "--once", "--server", f"http://localhost:{port}")
+
+    assert DONE == code, errors
+    assert "127.0.0.1" in directory.status()["addresses"][0]
+
+
 def test_a_token_of_another_server_is_refused_when_registered(directory, server):
     """An agent does not change sides because of what it is started with."""
     directory.run("register", "--token-stdin", token=server.registration_token().text())

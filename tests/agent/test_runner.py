@@ -84,7 +84,7 @@ async def test_an_outage_costs_the_server_little_and_the_agent_nothing(tmp_path,
         assert 20 < tries < 90
         assert 2 == len(parts.server.only_agent().inventories["apt"])
         told = [error.type for batch in parts.server.only_agent().errors.values() for error in batch.errors]
-        assert {"server_failed", "circuit_open"} == set(told)
+        assert ["server_failed"] == told
 
 
 @in_virtual_time
@@ -148,7 +148,8 @@ async def test_a_failing_scanner_is_told_and_left_alone(tmp_path, clock):
             await asyncio.sleep(12 * HOUR)
 
         record = parts.server.only_agent()
-        assert ["dpkg was interrupted"] == [report.error for report in record.reports]
+        assert ["failed", "open"] == [report.status for report in record.reports]
+        assert all("dpkg was interrupted" in report.error for report in record.reports)
         assert sum(error.count for batch in record.errors.values() for error in batch.errors) == scanner.scans
         assert 72 <= count(parts.server, "check-in") <= 87
 

@@ -29,6 +29,15 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert ("http://line:2", "debug") == (settings.proxy, settings.log_level)
 
 
+def test_addresses_of_the_command_line_replace_those_of_the_registration(tmp_path):
+    """Several, in their order; without any, the registration's are used."""
+    given = load_settings(tmp_path / "agent.toml", {"servers": ("https://b.example", "https://a.example")})
+    none = load_settings(tmp_path / "agent.toml", {"servers": ()})
+
+    assert ["https://b.example", "https://a.example"] == [str(each) for each in given.addresses(("https://c",))]
+    assert ["https://c.example"] == [str(each) for each in none.addresses(("https://c.example",))]
+
+
 def test_each_scanner_has_its_own_policy(tmp_path):
     """Interval and timeout are settable for each scanner, in the file and on the command line."""
     path = write(tmp_path, "[scanners.apt]\ninterval = 7200\ntimeout = 60\n")

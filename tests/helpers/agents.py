@@ -179,8 +179,18 @@ class Parts:
 
 
 @asynccontextmanager
-async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0):
-    """The parts of an agent in *path*. Open it twice for a restart."""
+async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0, transport=None):
+    """
+    The parts of an agent in *path*. Open it twice for a restart.
+
+    Args:
+        path: Data directory.
+        server: Stub server; a new one unless given.
+        clock: The agent's time; the server's unless given.
+        machine: What it runs on.
+        seed: Another one after a restart: real entropy does not repeat itself either.
+        transport: HTTP transport; the stub server's unless given.
+    """
     server = server or StubServer(clock)
     clock = clock or server.clock
     entropy, machine = SeededEntropy(seed), machine or FakeMachine()
@@ -188,7 +198,7 @@ async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0):
     directory.prepare()
     state = StateFile.open(directory.state)
     identity = open_identity(directory, state, machine=machine, clock=clock, entropy=entropy)
-    async with httpx2.AsyncClient(transport=mock_transport(server), trust_env=False) as http:
+    async with httpx2.AsyncClient(transport=transport or mock_transport(server), trust_env=False) as http:
         addresses = tuple(map(parse_address, server.addresses))
         client = ServerClient(addresses, http, identity.agent_key, clock, entropy, retries=AT_ONCE)
         with Database.open(directory.outbox) as database:
