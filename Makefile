@@ -1,15 +1,16 @@
 # RedFlag. Two commands matter: `make up` runs it, `make test` proves it.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA   ?= .redflag
 ARGS   ?=
+TEXT   := redflag_core redflag_server redflag_agent integrations docs tests mkdocs.yml Makefile README.md CHANGELOG.md CONTRIBUTING.md
 
-.PHONY: up test test-full check bench docs clean help
+.PHONY: help up test test-full check bench docs constraints clean
 
 help: ## show the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 up: $(VENV)/.up ## set up and run: server, local agent, dashboard
 	@$(BIN)/redflag up --data $(DATA) $(ARGS)
@@ -26,7 +27,7 @@ check: $(VENV)/.dev ## ruff, mypy --strict, import-linter, codespell, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell redflag_core redflag_server redflag_agent integrations docs tests README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell $(TEXT)
 	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev ## ratios, measured in one run
@@ -35,16 +36,27 @@ bench: $(VENV)/.dev ## ratios, measured in one run
 docs: $(VENV)/.dev ## serve the documentation on loopback
 	$(BIN)/mkdocs serve
 
-clean: ## remove what was built (never the data directory)
-	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+constraints: $(VENV)/.dev ## pin what is installed in constraints.txt
+	$(BIN)/python -m tests.helpers.constraints > constraints.txt.new
+	mv constraints.txt.new constraints.txt
 
+clean: ## remove what was built (never the data directory)
+	rm -rf $(VENV) .venv-3.* build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache .coverage .coverage.* htmlcov
+
+# A virtual environment without pip is worse than none: it would look finished to the next run.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "RedFlag needs Python 3.11 or newer. On Debian: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		rm -rf $(VENV); echo "Python's venv module is missing. On Debian: apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.up: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[all]'
+	@echo "installing RedFlag into $(VENV) ..."
+	@$(PIP) -e '.[all]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev]'
+	@echo "installing RedFlag and its tests into $(VENV) ..."
+	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.up
