@@ -1,0 +1,152 @@
+"""The whole agent on a real socket: it registers when it can, runs until told, and leaves the directory free."""
+
+import asyncio
+
+import pytest
+
+from redflag_agent.agent import open_agent
+from redflag_agent.answers import ServerRefusedError
+from redflag_agent.data_dir import DataDirectory, InUseError
+from redflag_agent.settings import FROM_ENVIRONMENT, AgentSettings
+from redflag_agent.tokens import NotRegisteredError
+from redflag_core.errors import ConfigurationError
+from tests.helpers.agents import FakeScanner, package, surroundings
+from tests.helpers.stub_server import StubServer, problem, serving
+
+BUSY = problem(503, "unavailable", headers={"retry-after": "120"})
+
+
+@pytest.fixture
+def server():
+    """A stub server on a loopback port."""
+    server = StubServer()
+    with serving(server):
+        yield server
+
+
+def opened(tmp_path, server, *scanners, settings=None, **options):
+    """An open agent whose time is the server's."""
+    around = surroundings(*scanners, clock=server.clock, **options)
+    return open_agent(DataDirectory(tmp_path / "agent"), settings or AgentSettings(), around)
+
+
+async def test_it_runs_until_it_is_told_to_stop(tmp_path, server):
+    """Registered, scanned and reported; then its directory is free for the next."""
+    stop, told = asyncio.Event(), []
+
+    def tell(event, **_facts):
+        told.append(event)
+        if event == "report_accepted":
+            stop.set()
+
+    with opened(tmp_path, server, FakeScanner((package("a"),)), tell=tell) as agent:
+        with pytest.raises(InUseError), opened(tmp_path, server):
+            pass
+        await agent.run(stop, server.registration_token())
+
+    assert ["registered", "scan_started", "scan_done", "report_accepted"] == told
+    assert 1 == len(server.only_agent().inventories["apt"])
+    with opened(tmp_path, server, seed=1) as agent:
+        assert server.only_agent().agent_id == agent.state.state.registration.agent_id
+
+
+async def test_a_server_that_is_not_ready_is_waited_for(tmp_path, server):
+    """Both may start at the same moment: the agent comes back when it was asked to."""
+    stop, waits = asyncio.Event(), []
+    server.script.append(lambda _request: BUSY)
+
+    async def sleep(seconds):
+        waits.append(seconds)
+        server.script.clear()
+        if server.agents:
+            await asyncio.Event().wait()
+
+    def tell(event, **_facts):
+        if event == "registered":
+            stop.set()
+
+    with opened(tmp_path, server, sleep=sleep, tell=tell) as agent:
+        await asyncio.wait_for(agent.run(stop, server.registration_token()), 10)
+
+    assert 1 == len(server.agents)
+    assert 120.0 <= waits[0] <= 180.0
+
+
+async def test_waiting_for_a_server_can_be_stopped(tmp_path, server):
+    """It ends without a registration, and without an error."""
+    stop = asyncio.Event()
+    server.script.append(lambda _request: BUSY)
+
+    async def sleep(_seconds):
+        stop.set()
+        await asyncio.Event().wait()
+
+    with opened(tmp_path, server, sleep=sleep) as agent:
+        await asyncio.wait_for(agent.run(stop, server.registration_token()), 10)
+
+    assert {} == server.agents
+
+
+async def test_a_refused_registration_is_not_tried_again(tmp_path, server):
+    """The token will not get better."""
+    token = server.registration_token()
+    server.tokens.clear()
+
+    with opened(tmp_path, server) as agent, pytest.raises(ServerRefusedError):
+        await agent.run(asyncio.Event(), token)
+
+    assert 1 == sum("register" in path for _, path in server.requests)
+
+
+async def test_without_token_and_record_it_says_what_to_do(tmp_path, server):
+    """Nothing is sent."""
+    with opened(tmp_path, server) as agent:
+        for work in (agent.run(asyncio.Event()), agent.run_once()):
+            with pytest.raises(NotRegisteredError):
+                await work
+
+    assert [] == server.requests
+
+
+async def test_an_unregistered_agent_may_change_its_mind_about_the_server(tmp_path, server):
+    """Keys that were shown to one server and not registered there are not shown to another."""
+    token = server.registration_token()
+    elsewhere = server.registration_token(server="00000000-0000-0000-0000-000000000099")
+    with opened(tmp_path, server) as agent:
+        with pytest.raises(Exception, match="another server"):
+            await agent.register(elsewhere)
+        first = agent.identity.agent_key
+
+        await agent.register(token)
+
+        assert first != agent.identity.agent_key
+        assert agent.identity.agent_key.key_id == server.only_agent().key.key_id
+
+
+async def test_a_registered_agent_does_not_change_sides(tmp_path, server):
+    """A token of another server, or of another root, is refused."""
+    with opened(tmp_path, server) as agent:
+        await agent.register(server.registration_token())
+        for changes in ({"server": "00000000-0000-0000-0000-000000000099"}, {"root_fp": "0" * 64}):
+            with pytest.raises(ConfigurationError, match="another server"):
+                await agent.register(server.registration_token(**changes))
+
+
+@pytest.mark.parametrize(
+    "proxy, seen", [(FROM_ENVIRONMENT, "http://127.0.0.1:9/api/v1/trust/bundle"), (None, None)]
+)
+async def test_the_environments_proxy_is_used_only_when_it_is_asked_for(
+    tmp_path, server, monkeypatch, proxy, seen
+):
+    """Here the stub server stands where the proxy is, and nobody where the server is."""
+    port = server.addresses[0].rsplit(":", 1)[1]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    server.script.append(lambda _request: problem(400, "this_is_the_proxy"))
+    target = "http://127.0.0.1:9" if proxy else server.addresses[0]
+
+    with opened(tmp_path, server, settings=AgentSettings(proxy=proxy)) as agent:
+        with pytest.raises(ServerRefusedError):
+            await agent.register(server.registration_token(addresses=(target,)))
+
+    assert [("GET", seen or "/api/v1/trust/bundle")] == server.requests
