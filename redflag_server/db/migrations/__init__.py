@@ -1,0 +1,1 @@
+"""The schema, one migration for each change; Alembic runs them."""
