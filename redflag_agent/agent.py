@@ -79,14 +79,20 @@ class Agent:
     identity: Identity
     database: Database
 
-    async def register(self, token: RegistrationToken) -> None:
+    async def register(self, token: RegistrationToken, *, anew: bool = False) -> None:
         """
         Register with the server of *token*; with a record there already, only its addresses are taken over.
+
+        Args:
+            token: From an operator.
+            anew: Discard keys and record first: for a machine whose record was deleted or revoked.
 
         Raises:
             ConfigurationError: This agent is registered with another server.
             RedFlagError: The server refused, is not the one named, or did not answer.
         """
+        if anew:
+            self.identity = self._renewed_identity()
         known = self.state.state
         if known.registration is not None and known.pins is not None:
             if (known.pins.server, known.pins.root_fp) != (token.server, token.root_fp):

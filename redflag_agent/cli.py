@@ -77,15 +77,18 @@ def connection_options(command: Callable[P, R]) -> Callable[P, R]:
 @main.command()
 @data_option
 @connection_options
+@click.option("--new-identity", is_flag=True, help="Discard keys and record first: it was deleted or revoked.")
 @sentences
-def register(data: Path | None, token_file: Path | None, token_stdin: bool, **chosen: Any) -> None:
+def register(
+    data: Path | None, token_file: Path | None, *, token_stdin: bool, new_identity: bool, **chosen: Any
+) -> None:
     """Register this machine with a server. The token may also be in REDFLAG_REGISTRATION_TOKEN."""
     from redflag_agent.commands import register_agent  # noqa: PLC0415  (see the module)
 
     token = _read_token(token_file, from_stdin=token_stdin)
     if token is None:
         raise click.UsageError(f"give a registration token: --token-stdin, --token-file or {TOKEN_VARIABLE}")
-    click.echo(register_agent(_data(data), _settings(data, chosen), token))
+    click.echo(register_agent(_data(data), _settings(data, chosen), token, anew=new_identity))
 
 
 @main.command()

@@ -8,7 +8,6 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
     from redflag_agent.agent import Surroundings
 
 
-def register_agent(data: Path, settings: AgentSettings, token: RegistrationToken) -> str:
+def register_agent(data: Path, settings: AgentSettings, token: RegistrationToken, *, anew: bool) -> str:
     """Register, and say as what."""
     from redflag_agent.agent import open_agent  # noqa: PLC0415  (scanning needs no HTTP)
 
     set_up_logging(settings.log_level)
     with open_agent(DataDirectory(data), settings, _surroundings(settings, tell_nobody)) as agent:
-        asyncio.run(agent.register(token))
+        asyncio.run(agent.register(token, anew=anew))
         registration = agent.state.state.registration
         status = agent.state.state.status
     return f"registered as {registration.agent_id if registration else '?'} ({status})"
@@ -163,8 +162,10 @@ async def _until_stopped(
         loop.add_signal_handler(number, end)
     if watch_reader and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
         _when_reader_leaves(loop, end)
-    with suppress(asyncio.CancelledError):
+    try:
         await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None  # told to stop before it was done: not a success
 
 
 def _when_reader_leaves(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> None:

@@ -70,12 +70,12 @@ def renew_identity(
     entropy: Entropy,
 ) -> Identity:
     """
-    Discard keys that were never registered, and make new ones and the first refresh secret.
+    Discard keys, registration and trust, and make new keys and the first refresh secret.
 
     The state is emptied first and filled last: killed in between, the next start does all of it again.
     """
     state.update(**attrs.asdict(AgentState(), recurse=False))
-    for path in (directory.agent_key, directory.executor_key, directory.machine_id):
+    for path in (directory.agent_key, directory.executor_key, directory.machine_id, directory.trust):
         _delete(path)
     write_private(directory.machine_id, entropy.token(REPLACEMENT_SIZE).hex().encode() + b"\n", replace=False)
     for path in (directory.agent_key, directory.executor_key):

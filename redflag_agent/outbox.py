@@ -16,6 +16,7 @@ import attrs
 from redflag_agent.database import Database
 from redflag_agent.reports import content_digest, report_hash
 from redflag_core import codec
+from redflag_core.errors import MalformedError
 from redflag_core.messages import MAX_REPORT_BODY
 from redflag_core.scanning import ScanReport
 
@@ -117,11 +118,11 @@ class Outbox:
             return tuple(row[0] for row in db.execute(query))
 
     def pending_report(self, scanner: str) -> StoredReport | None:
-        """The report to send, or None."""
+        """The report to send; None when there is none, or one that another release wrote."""
         return self._stored(scanner, "pending")
 
     def accepted_report(self, scanner: str) -> StoredReport | None:
-        """The last successful report that the server accepted, or None."""
+        """The last successful report that the server accepted; None as for `pending_report`."""
         return self._stored(scanner, "accepted")
 
     def accept(self, scanner: str, report_id: str) -> None:
@@ -151,12 +152,14 @@ class Outbox:
     def send_again(self, scanner: str, *, report_id: str) -> None:
         """The server lost the inventory that it had accepted: it is pending again, if it is still the latest."""
         with self.database.transaction() as db:
-            db.execute(
+            moved = db.execute(
                 "UPDATE reports SET slot = 'pending', report_id = :report_id"
                 " WHERE scanner = :scanner AND slot = 'accepted' AND EXISTS ("
                 "SELECT 1 FROM runs WHERE scanner = :scanner AND status = 'ok' AND content = accepted_content)",
                 {"scanner": scanner, "report_id": report_id},
-            )
+            ).rowcount
+            if moved:
+                db.execute("UPDATE runs SET accepted_content = NULL WHERE scanner = ?", (scanner,))
 
     def runs(self) -> tuple[ScanRun, ...]:
         """The last run of each scanner."""
@@ -185,7 +188,10 @@ class Outbox:
             ).fetchone()
         if row is None:
             return None
-        report = codec.parse(ScanReport, zlib.decompress(row[2]), max_bytes=MAX_REPORT_BODY)
+        try:
+            report = codec.parse(ScanReport, zlib.decompress(row[2]), max_bytes=MAX_REPORT_BODY)
+        except (MalformedError, zlib.error):
+            return None
         return StoredReport(row[0], row[1], report)
 
 

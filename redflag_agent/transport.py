@@ -7,6 +7,7 @@ exchange signs with a fresh nonce. A clock that is off is learnt from the server
 ``created``.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
@@ -24,12 +25,15 @@ from redflag_agent.answers import (
     answer_error,
     parse_date,
 )
+from redflag_agent.progress import line
 from redflag_agent.tls import LearntAuthorityError
 from redflag_core import __version__
 from redflag_core.keys import SigningKey
 from redflag_core.ports import Clock, Entropy
 from redflag_core.resilience import Breaker, BreakerPolicy, RetryBudget, RetryPolicy, retry
 from redflag_core.signed_requests import Request, new_nonce, sign_request
+
+log = logging.getLogger(__name__)
 
 API: Final = "/api/v1"
 
@@ -141,6 +145,7 @@ class ServerClient:
         if date is None:
             return False
         self.offset = (date - self.clock.now()).total_seconds()
+        log.warning(line("clock_off", seconds=round(self.offset), advice="set this machine's clock"))
         return True
 
     async def _send(self, address: Address, attempt: "_Attempt") -> bytes:

@@ -123,6 +123,36 @@ async def test_an_unregistered_agent_may_change_its_mind_about_the_server(tmp_pa
         assert agent.identity.agent_key.key_id == server.only_agent().key.key_id
 
 
+async def test_the_trust_of_one_server_is_not_used_for_another(tmp_path, server):
+    """Refused by one after its roots were fetched, the agent registers with another that has other roots."""
+    other = StubServer(server.clock)
+    other.rename(seed=77)
+    token = server.registration_token()
+    server.tokens.clear()
+    with serving(other), opened(tmp_path, server) as agent:
+        with pytest.raises(ServerRefusedError):
+            await agent.register(token)
+
+        await agent.register(other.registration_token())
+
+    assert 1 == len(other.agents)
+
+
+async def test_a_machine_can_be_enrolled_anew(tmp_path, server):
+    """Deleted or revoked at the server, it gets new keys and a new record, but only when that is asked for."""
+    with opened(tmp_path, server) as agent:
+        await agent.register(server.registration_token())
+        first = agent.identity.agent_key
+        server.agents.clear()
+        await agent.register(server.registration_token())
+        assert {} == server.agents
+
+        await agent.register(server.registration_token(), anew=True)
+
+        assert first != agent.identity.agent_key
+        assert server.only_agent().agent_id == agent.state.state.registration.agent_id
+
+
 async def test_a_registered_agent_does_not_change_sides(tmp_path, server):
     """A token of another server, or of another root, is refused."""
     with opened(tmp_path, server) as agent:
@@ -145,8 +175,8 @@ async def test_the_environments_proxy_is_used_only_when_it_is_asked_for(
     server.script.append(lambda _request: problem(400, "this_is_the_proxy"))
     target = "http://127.0.0.1:9" if proxy else server.addresses[0]
 
-    with opened(tmp_path, server, settings=AgentSettings(proxy=proxy)) as agent:
-        with pytest.raises(ServerRefusedError):
-            await agent.register(server.registration_token(addresses=(target,)))
+    settings = AgentSettings(proxy=proxy)
+    with opened(tmp_path, server, settings=settings) as agent, pytest.raises(ServerRefusedError):
+        await agent.register(server.registration_token(addresses=(target,)))
 
     assert [("GET", seen or "/api/v1/trust/bundle")] == server.requests

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,31 @@ def test_an_inventory_that_the_server_lost_is_sent_again(outbox):
     outbox.send_again("apt", report_id=new_id(2))
 
     assert new_id(2) == outbox.pending_report("apt").report_id
+
+
+def test_an_inventory_to_be_sent_again_is_not_withdrawn_by_an_unchanged_scan(outbox):
+    """The server lost it: a scan that sees the same before it was sent must not make it forgotten for ever."""
+    outbox.record_scan(scan_report(package("a")), report_id=new_id(1))
+    outbox.accept("apt", new_id(1))
+    outbox.send_again("apt", report_id=new_id(2))
+
+    assert outbox.record_scan(scan_report(package("a")), report_id=new_id(3))
+    assert new_id(3) == outbox.pending_report("apt").report_id
+
+
+@pytest.mark.parametrize("body", [b"", b"not compressed", zlib.compress(b'{"written_by": "another release"}')])
+def test_a_report_that_cannot_be_read_counts_as_none(outbox, body):
+    """Written by another release: the next scan takes its place, and the server gets everything."""
+    for number in (1, 2):
+        outbox.record_scan(scan_report(package(f"p{number}")), report_id=new_id(number))
+        if number == 1:
+            outbox.accept("apt", new_id(1))
+    with outbox.database.transaction() as db:
+        db.execute("UPDATE reports SET body = ?", (body,))
+
+    assert (None, None) == (outbox.accepted_report("apt"), outbox.pending_report("apt"))
+    outbox.record_scan(scan_report(package("p3")), report_id=new_id(3))
+    assert new_id(3) == outbox.pending_report("apt").report_id
 
 
 def test_an_inventory_older_than_a_failed_scan_is_not_sent_again(outbox):

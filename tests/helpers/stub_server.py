@@ -135,6 +135,7 @@ class StubServer:
         self.tls = tls
         self.id = str(uuid.UUID(int=1))
         self.root = SigningKey.from_seed(bytes([1]) * 32)
+        self.root_fp = self.root.verify_key.fingerprint
         self.roots = [first_root(self.id, self.root, now=self.clock.now())]
         self.current = Root(1, self.root.verify_key)
         self.bundle = b""
@@ -150,6 +151,15 @@ class StubServer:
         self._lock = threading.Lock()
 
     # --- what tests set up ---
+
+    def rename(self, *, seed: int) -> None:
+        """Become another installation: another id, another root."""
+        self.id = str(uuid.UUID(int=seed))
+        self.root = SigningKey.from_seed(bytes([seed]) * 32)
+        self.root_fp = self.root.verify_key.fingerprint
+        self.roots = [first_root(self.id, self.root, now=self.clock.now())]
+        self.current = Root(1, self.root.verify_key)
+        self.publish(version=1)
 
     def publish(self, *, version: int, epoch: int = 0) -> None:
         """Sign a bundle with the newest root."""
@@ -170,8 +180,7 @@ class StubServer:
         secret = self._secret()
         token_id = str(uuid.uuid5(uuid.NAMESPACE_OID, secret))
         self.tokens[token_id] = secret_digest(secret)
-        first = codec.structure(PublicKey, codec.unstructure(PublicKey.of(SigningKey.from_seed(bytes([1]) * 32))))
-        token = RegistrationToken(1, token_id, secret, self.id, first.open().fingerprint, self.addresses, self.tls)
+        token = RegistrationToken(1, token_id, secret, self.id, self.root_fp, self.addresses, self.tls)
         return attrs.evolve(token, **changes)
 
     def only_agent(self) -> Record:
@@ -251,7 +260,7 @@ class StubServer:
         assert proof.agent_key == body.agent_key
         assert proof.executor_key == body.executor_key
         assert proof.evidence == hashlib.sha256(b64decode(body.evidence)).hexdigest()
-        assert (proof.server, proof.root_fp) == (self.id, self.registration_token().root_fp)
+        assert (proof.server, proof.root_fp) == (self.id, self.root_fp)
         token_id, digest = parse_credential(body.registration_token)
         assert proof.token_id == token_id
         claim = RegistrationClaim(key.key_id, executor.key_id, bytes.fromhex(body.refresh_hash), evidence.digest)
