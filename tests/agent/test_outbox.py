@@ -239,7 +239,9 @@ def test_a_full_file_is_a_sentence_and_keeps_what_was_there(outbox):
 @needs_root()
 def test_a_disk_that_is_really_full_is_a_sentence(tmp_path):
     """On a file system without a byte left: at the start, and while running."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], check=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode:
+        pytest.skip("root may not mount here (a container)")
     try:
         with Database.open(tmp_path / "outbox.db") as database:
             outbox = Outbox(database)
