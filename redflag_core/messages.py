@@ -298,7 +298,7 @@ class Register:
     """
 
     v: int = attrs.field(validator=_VERSION)
-    registration_token: str = attrs.field(validator=_line(128))
+    registration_token: str = attrs.field(validator=_line(128), repr=False)
     agent_key: PublicKey
     executor_key: PublicKey
     executor_proof: str = attrs.field(validator=_ENVELOPE)
@@ -313,7 +313,7 @@ class Register:
 class Registered:
     """Answer to `Register`: the record that now exists, or existed already."""
 
-    v: int
+    v: int = attrs.field(validator=_VERSION)
     agent_id: str
     server: str
     status: str
@@ -354,7 +354,7 @@ class Token:
         refresh_generation: The server's count after this request.
     """
 
-    v: int
+    v: int = attrs.field(validator=_VERSION)
     access_token: str = attrs.field(repr=False)
     expires_in: int
     refresh_generation: int
@@ -381,6 +381,11 @@ class ScannerState:
     taken_at: int = attrs.field(validator=_MOMENT)
 
 
+def _each_once(_instance: Any, _attribute: Any, value: tuple[ScannerState, ...]) -> None:
+    if len({state.scanner for state in value}) != len(value):
+        raise ValueError("a scanner is named once")
+
+
 @attrs.frozen
 class CheckIn:
     """
@@ -401,7 +406,9 @@ class CheckIn:
     v: int = attrs.field(validator=_VERSION)
     state: str = attrs.field(validator=_ENVELOPE)
     boot_id: str | None = attrs.field(default=None, validator=validators.optional(_line(64)))
-    scanners: tuple[ScannerState, ...] = attrs.field(default=(), validator=validators.max_len(MAX_SCANNERS))
+    scanners: tuple[ScannerState, ...] = attrs.field(
+        default=(), validator=[validators.max_len(MAX_SCANNERS), _each_once]
+    )
     evidence: str | None = attrs.field(default=None, validator=validators.optional(_ENVELOPE))
     os: OperatingSystem | None = None
     versions: Versions | None = None
@@ -428,7 +435,7 @@ class CheckInAnswer:
         protocol: Versions that the server speaks.
     """
 
-    v: int
+    v: int = attrs.field(validator=_VERSION)
     server_time: int
     status: str
     next_check_in_seconds: int
@@ -458,13 +465,13 @@ class Report:
         duration_ms: How long it took.
         status: ``ok``, ``failed`` or ``open``.
         manager: Package manager (`apt`, ...).
-        error: Why the scan failed, else None.
+        error: Why the scan failed; None exactly when it succeeded.
         warnings: What the scan could not do.
         base: None for a full report; else the accepted inventory hash that the changes apply to.
         hash: Inventory hash after this report; None for a failed scan.
         packages: The full inventory, or the packages that are new or changed.
         removed: Packages that are gone (delta only).
-        facts: Further facts of the scanner, bounded by the body's size.
+        facts: Further facts of the scanner.
     """
 
     v: int = attrs.field(validator=_VERSION)
@@ -486,9 +493,11 @@ class Report:
     )
 
     def __attrs_post_init__(self) -> None:
-        """A failed scan has no inventory; a successful one has its hash; no package is named twice."""
+        """A failed scan has an error and no inventory; a successful one its hash; no package is named twice."""
         if (self.status is ScanStatus.OK) != (self.hash is not None):
             raise ValueError("hash goes with status ok, and only with it")
+        if (self.status is ScanStatus.OK) != (self.error is None):
+            raise ValueError("error goes with every status but ok")
         if self.status is not ScanStatus.OK and (self.packages or self.removed or self.base):
             raise ValueError("a failed scan says nothing about packages")
         if self.base is None and self.removed:
@@ -509,7 +518,7 @@ class ReportAccepted:
         hash: Inventory hash that the server now holds, or None.
     """
 
-    v: int
+    v: int = attrs.field(validator=_VERSION)
     accepted: bool
     hash: str | None
 
@@ -566,4 +575,4 @@ class Errors:
 class Accepted:
     """Answer where there is nothing to say but that it is durably stored."""
 
-    v: int = PROTOCOL_VERSION
+    v: int = attrs.field(default=PROTOCOL_VERSION, validator=_VERSION)
