@@ -15,7 +15,7 @@ find_python() {
     return 1
 }
 
-ran=() missing=()
+passed=() failed=() missing=()
 for version in 3.12 3.13; do
     if ! python=$(find_python "$version"); then
         missing+=("$version")
@@ -28,8 +28,13 @@ for version in 3.12 3.13; do
         "$python" -m venv "$environment"
     fi
     "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-    "$environment/bin/python" -m pytest -n auto -m "not full" -p no:cacheprovider
-    ran+=("$version")
+    if "$environment/bin/python" -m pytest -n auto -m "not full" -p no:cacheprovider; then
+        passed+=("$version")
+    else
+        failed+=("$version")
+    fi
 done
 
-echo "other Pythons: ran on ${ran[*]:-none}; not installed here, so not tested: ${missing[*]:-none}"
+echo "other Pythons: passed on ${passed[*]:-none}; failed on ${failed[*]:-none};" \
+    "not installed here, so not tested: ${missing[*]:-none}"
+[ ${#failed[@]} -eq 0 ]
