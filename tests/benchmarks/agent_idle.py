@@ -9,7 +9,8 @@ from tests.beds.apt import AptBed
 from tests.e2e.test_agent_process import Installation, agent_directory, run_agent
 from tests.helpers.processes import free_port, server
 
-SECONDS = 60
+SECONDS = 120
+"""Two check-ins at the default pace."""
 
 
 def measure() -> Iterator[str]:
@@ -28,15 +29,12 @@ def measure() -> Iterator[str]:
             time.sleep(SECONDS)
             used = _cpu_seconds(agent.process.pid) - before
             status = Path(f"/proc/{agent.process.pid}/status").read_text(encoding="ascii")
-    memory = {
-        line.split(":")[0]: int(line.split()[1]) / 1024 for line in status.splitlines() if line.endswith("kB")
-    }
+    sizes = [line.split() for line in status.splitlines() if line.endswith("kB")]
+    memory = {name.rstrip(":"): int(kib) / 1024 for name, kib, _ in sizes}
     yield f"resident {memory['VmRSS']:.1f} MiB, peak {memory['VmHWM']:.1f} MiB (to reach: 48 MiB)"
-    yield f"CPU {100 * used / SECONDS:.3f} % of a core over {SECONDS} s of check-ins (to reach: 0.1 %)"
+    yield f"CPU {100 * used / SECONDS:.3f} % of a core over {SECONDS} s with about two check-ins (to reach: 0.1 %)"
 
 
 def _cpu_seconds(pid: int) -> float:
-    import os
-
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
