@@ -5,17 +5,19 @@ Decisions only: values in, verdict out. The shell stores what a verdict says in 
 """
 
 import hashlib
+import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from attrs import validators
 
 from redflag_core import codec
-from redflag_core.encoding import b64url_decode, b64url_encode, hex_decode
+from redflag_core.encoding import b64url_decode, b64url_encode
 from redflag_core.errors import MalformedError
 from redflag_core.freshness import unix
+from redflag_core.messages import UUID_FORM
 from redflag_core.ports import Entropy
 
 SECRET_BYTES: Final = 32
@@ -68,6 +70,10 @@ def allows(status: AgentStatus, access: Access) -> bool:
 # --- registration tokens ---------------------------------------------------------------------------------------
 
 
+def _is_secret(_instance: Any, _attribute: Any, value: str) -> None:
+    secret_digest(value)
+
+
 @attrs.frozen
 class RegistrationToken:
     """
@@ -85,12 +91,19 @@ class RegistrationToken:
     """
 
     v: int = attrs.field(validator=validators.in_((1,)))
-    id: str = attrs.field(validator=validators.max_len(36))
-    secret: str = attrs.field(validator=validators.max_len(64), repr=False)
-    server: str = attrs.field(validator=validators.max_len(36))
-    root_fp: str = attrs.field(validator=validators.max_len(64))
-    addresses: tuple[str, ...] = attrs.field(validator=[validators.min_len(1), validators.max_len(MAX_ADDRESSES)])
-    tls: str | None = attrs.field(default=None, validator=validators.optional(validators.max_len(80)))
+    id: str = attrs.field(validator=validators.matches_re(UUID_FORM))
+    secret: str = attrs.field(validator=_is_secret, repr=False)
+    server: str = attrs.field(validator=validators.matches_re(UUID_FORM))
+    root_fp: str = attrs.field(validator=validators.matches_re("[0-9a-f]{64}"))
+    addresses: tuple[str, ...] = attrs.field(
+        validator=validators.deep_iterable(
+            validators.matches_re("https?://[!-~]{1,250}"),
+            validators.and_(validators.min_len(1), validators.max_len(MAX_ADDRESSES)),
+        )
+    )
+    tls: str | None = attrs.field(
+        default=None, validator=validators.optional(validators.matches_re("(ca-)?sha256:[0-9a-f]{64}"))
+    )
 
     @property
     def credential(self) -> str:
@@ -113,9 +126,7 @@ def parse_registration_token(text: str) -> RegistrationToken:
     if not stripped.startswith(TOKEN_PREFIX) or len(stripped) > MAX_TOKEN_TEXT:
         raise MalformedError(f"a registration token starts with {TOKEN_PREFIX}: copy it whole")
     body = b64url_decode(stripped.removeprefix(TOKEN_PREFIX))
-    token = codec.parse(RegistrationToken, body, max_bytes=MAX_TOKEN_TEXT)
-    hex_decode(token.root_fp, 32)
-    return token
+    return codec.parse(RegistrationToken, body, max_bytes=MAX_TOKEN_TEXT)
 
 
 def parse_credential(text: str) -> tuple[str, bytes]:
@@ -129,7 +140,7 @@ def parse_credential(text: str) -> tuple[str, bytes]:
         MalformedError: Another form.
     """
     token_id, dot, secret = text.partition(".")
-    if not dot or len(token_id) != 36:
+    if not dot or not re.fullmatch(UUID_FORM, token_id):
         raise MalformedError("the registration token must be <id>.<secret>")
     return token_id, secret_digest(secret)
 
@@ -236,14 +247,20 @@ def judge_refresh(
 
     Returns:
         The verdict, and the chain to store (unchanged for `FORK` and `LAPSED`).
+
+    Raises:
+        MalformedError: The successor is the secret itself: a chain must move.
     """
+    if current == successor:
+        raise MalformedError("the next refresh secret must be another one")
     moment = int(unix(now))
-    if (current, successor) == (chain.previous, chain.current):
-        return RefreshVerdict.REPEAT, attrs.evolve(chain, expires_at=moment + REFRESH_SECONDS)
     moved = attrs.evolve(chain, current=successor, previous=current, expires_at=moment + REFRESH_SECONDS)
-    if current == chain.current and current != successor:
+    repeated = (current, successor) == (chain.previous, chain.current)
+    if repeated or current == chain.current:
         if moment > chain.expires_at:
             return RefreshVerdict.LAPSED, chain
+        if repeated:
+            return RefreshVerdict.REPEAT, moved
         return RefreshVerdict.ADVANCE, attrs.evolve(moved, generation=chain.generation + 1)
     if proven_generation > chain.generation and chain.adopted_gen != gen and gen > 0:
         return RefreshVerdict.ADOPT, attrs.evolve(moved, generation=proven_generation + 1, adopted_gen=gen)
@@ -254,9 +271,6 @@ def judge_refresh(
 
 CHECK_IN_SECONDS: Final = 60
 """Base interval of check-ins: a machine that is off is noticed within minutes, an idle fleet costs little."""
-
-IMPATIENT_SECONDS: Final = 5
-"""Interval while something is wanted of the agent now."""
 
 
 def next_check_in(*, base: int, jitter: float) -> int:

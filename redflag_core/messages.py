@@ -37,6 +37,9 @@ MAX_REPORT_BODY: Final = 16 * 1024 * 1024
 MAX_BUNDLE_BYTES: Final = 256 * 1024
 """Bytes of a bundle's envelope: 900 keys of one organization each."""
 
+UUID_FORM: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+"""The one spelling of ids (RFC 9562, section 4, in lower case)."""
+
 MAX_ENVELOPE_TEXT: Final = 16 * 1024
 """Characters of an envelope in base64 inside a body. The executor's statements have about 1 KiB."""
 
@@ -79,7 +82,7 @@ def _small(limit: int) -> Any:
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _VERSION: Final[Any] = validators.in_(PROTOCOL_VERSIONS)
-_UUID: Final[Any] = validators.matches_re(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID: Final[Any] = validators.matches_re(UUID_FORM)
 _HASH: Final[Any] = validators.matches_re(r"[0-9a-f]{64}")
 _SCANNER: Final[Any] = validators.matches_re(r"[a-z][a-z0-9_]{0,31}")
 _SECRET: Final[Any] = validators.matches_re(r"[A-Za-z0-9_-]{43}")

@@ -15,7 +15,14 @@ import attrs
 
 from redflag_core import codec
 from redflag_core.envelope import parse_envelope, sign_envelope, verify_envelope
-from redflag_core.errors import ExpiredError, MalformedError, RollbackError, UnknownKeyError, WrongRecipientError
+from redflag_core.errors import (
+    ConfigurationError,
+    ExpiredError,
+    MalformedError,
+    RollbackError,
+    UnknownKeyError,
+    WrongRecipientError,
+)
 from redflag_core.freshness import unix
 from redflag_core.keys import SigningKey, VerifyKey
 from redflag_core.messages import (
@@ -36,6 +43,9 @@ BUNDLE_LIFETIME: Final = 90 * DAY
 
 RENEW_BEFORE: Final = 30 * DAY
 """A bundle is renewed this many seconds before its end: a month of outages loses nothing."""
+
+CLOCK_SLACK: Final = DAY
+"""Seconds a machine's clock may be behind the issue of a bundle: a wrong time zone is at most 14 hours."""
 
 MAX_ROOTS: Final = 1000
 """Length of a root chain that is followed."""
@@ -121,8 +131,16 @@ def new_bundle(
 
 
 def sign_bundle(bundle: TrustBundle, root: SigningKey) -> bytes:
-    """The envelope of a bundle."""
-    return sign_envelope(BUNDLE_TYPE, codec.dump(bundle), root)
+    """
+    The envelope of a bundle.
+
+    Raises:
+        ConfigurationError: It would be too large for anybody to accept.
+    """
+    wire = sign_envelope(BUNDLE_TYPE, codec.dump(bundle), root)
+    if len(wire) > MAX_BUNDLE_BYTES:
+        raise ConfigurationError("the trust bundle is too large: take out keys that have expired")
+    return wire
 
 
 def verify_bundle(
@@ -143,7 +161,7 @@ def verify_bundle(
     Raises:
         WrongRecipientError: A bundle of another server.
         RollbackError: Older than the one held.
-        ExpiredError: Past its end, issued in the future, or valid for longer than allowed.
+        ExpiredError: Past its end, issued more than `CLOCK_SLACK` in the future, or valid for longer than allowed.
         VerificationError: Not signed by the root, or malformed.
     """
     verified = verify_envelope(wire, BUNDLE_TYPE, {root.key_id: root}, max_bytes=MAX_BUNDLE_BYTES)
@@ -154,6 +172,8 @@ def verify_bundle(
         raise RollbackError(f"trust bundle {bundle.version} is older than the one held ({held_version})")
     if not bundle.iat <= bundle.not_after <= bundle.iat + BUNDLE_LIFETIME:
         raise ExpiredError("the trust bundle claims a longer validity than is allowed")
+    if bundle.iat > unix(now) + CLOCK_SLACK:
+        raise ExpiredError("the trust bundle comes from the future: check this machine's clock, and the server's")
     if unix(now) > bundle.not_after:
         raise ExpiredError("the trust bundle is past its end: the server must renew it")
     return bundle

@@ -119,14 +119,13 @@ async def test_a_guessed_token_is_refused_like_an_expired_one(server: Server):
         expired,
         attrs.evolve(token, secret=new_secret(SystemEntropy())),
         attrs.evolve(token, id="00000000-0000-4000-8000-000000000000"),
-        attrs.evolve(token, id="not-a-uuid-but-of-the-right-length!!"),
     ]
     answers = []
     for tried in tries:
         machine = server.machine()
         body = machine.register_body(attrs.evolve(tried, id=token.id))
         body = attrs.evolve(body, registration_token=tried.credential)
-        # The proof names another token id for the last two, which is refused first: prove the proof apart.
+        # The proof names another token id for the last, which is refused first: prove the proof apart.
         if tried.id == token.id:
             answers.append(await machine.sign("/agents/register", body, with_token=False).send(server.client))
     answers.append(await server.machine().register(server.client, expired))
