@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,10 +27,12 @@ class LocalAgent:
 
     Args:
         data: The agent's data directory.
+        servers: Where the server is now; it may have moved to another port since the agent registered.
         on_event: Called with each progress event, and with ``{"event": "stopped", ...}`` when it ended by itself.
     """
 
     data: Path
+    servers: Sequence[str]
     on_event: Callable[[dict[str, Any]], None]
     _process: asyncio.subprocess.Process | None = attrs.field(default=None, init=False)
 
@@ -52,6 +54,7 @@ class LocalAgent:
 
     async def _run_once(self, token: str | None) -> int:
         arguments = ["run", "--data", str(self.data), "--progress-json", "--token-stdin", "--log-level", "warning"]
+        arguments += [word for url in self.servers for word in ("--server", url)]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

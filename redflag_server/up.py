@@ -65,7 +65,7 @@ async def _up(settings: Settings, console: UpConsole, *, open_browser: bool) -> 
         return
     stop_on_signals(stop)
     await _say_where(runtime, console, open_browser=open_browser)
-    agent = LocalAgent(settings.data / "agent", console.on_agent_event)
+    agent = LocalAgent(settings.data / "agent", settings.urls, console.on_agent_event)
     running = asyncio.create_task(agent.keep_running(_token_giver(runtime, agent.data)))
     await stop.wait()
     console.say("stopping", "the agent, then the server ...")

@@ -162,12 +162,11 @@ class AptScanner:
         return []
 
     def _list_facts(self, tools: AptTools, refresh: Refresh) -> dict[str, JsonValue]:
-        at, age = self._lists_at(tools), self._list_age(tools)
+        at = self._lists_at(tools)
         return {
             "refresh": refresh.outcome,
             "refresh_error": refresh.error,
             "refreshed_at": None if at is None else int(at.timestamp()),
-            "lists_age_seconds": None if age is None else int(age),
         }
 
 

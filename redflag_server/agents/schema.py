@@ -217,11 +217,7 @@ DETAIL_EXAMPLE: Final = AgentDetail(
     container=False,
     mismatch_since=None,
     last_address="192.0.2.10",
-    scanners=[
-        ScannerItem(
-            "apt", "apt", "ok", None, ["the lists are 9 days old"], {"lists_age_seconds": 780_000}, 812, _AT, _AT
-        )
-    ],
+    scanners=[ScannerItem("apt", "apt", "ok", None, ["the lists are 9 days old"], {"held": 2}, 812, _AT, _AT)],
 )
 TOKEN_EXAMPLE: Final = TokenItem(
     id=UUID("01936f3e-8b5a-7c4d-9e2f-0a1b2c3d4e62"),

@@ -92,3 +92,16 @@ def test_an_agent_that_dies_is_started_again(tmp_path: Path, shared_apt_bed: Apt
         process.until("starting again")
         process.until("reported")
         assert _ended(agent)
+
+
+def test_up_on_another_port_finds_its_agent_again(tmp_path: Path, shared_apt_bed: AptBed):
+    """The agent follows the server of this machine to a new port without registering again."""
+    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
+    for port in (free_port(), free_port()):
+        installation = Installation(tmp_path, port)
+        installation.data = tmp_path / "data"
+        with _up(installation.data, port) as process:
+            process.until("packages")
+            agents = installation.get("agents")
+            assert 0 == process.stop(signal.SIGTERM), process.transcript()
+    assert 1 == len(agents)
