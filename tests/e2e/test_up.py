@@ -97,11 +97,23 @@ def test_an_agent_that_dies_is_started_again(tmp_path: Path, shared_apt_bed: Apt
 def test_up_on_another_port_finds_its_agent_again(tmp_path: Path, shared_apt_bed: AptBed):
     """The agent follows the server of this machine to a new port without registering again."""
     agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
+    seen = []
     for port in (free_port(), free_port()):
         installation = Installation(tmp_path, port)
         installation.data = tmp_path / "data"
         with _up(installation.data, port) as process:
             process.until("packages")
-            agents = installation.get("agents")
+            agent = _until_seen(installation, after=seen[-1]["last_seen_at"] if seen else "")
+            seen.append(agent)
             assert 0 == process.stop(signal.SIGTERM), process.transcript()
-    assert 1 == len(agents)
+    assert seen[0]["id"] == seen[1]["id"]
+
+
+def _until_seen(installation: Installation, *, after: str) -> dict[str, Any]:
+    """The one agent, once it was seen later than *after*."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        (agent,) = installation.get("agents")
+        if agent["last_seen_at"] > after:
+            return agent
+    raise AssertionError("the agent did not come back")
