@@ -1,12 +1,260 @@
 """
 redflag_core: the decisions of RedFlag, without network, clock, randomness or globals.
 
-Import the public names from here; each is loaded when it is first used, so importing the package costs
-little more than importing PyNaCl and attrs.
+Import the public names from here; each is loaded when it is first used, so importing the package costs next to
+nothing. Verbs whose name only means something beside that of their module stay there: `codec.parse`,
+`machine.compare`, `rate_limit.step`. Fakes for tests are in `redflag_core.testing`.
 """
 
-from redflag_core._version import __version__
-from redflag_core.errors import RedFlagError, VerificationError
-from redflag_core.keys import SigningKey, VerifyKey
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["RedFlagError", "SigningKey", "VerificationError", "VerifyKey", "__version__"]
+from redflag_core._version import __version__
+
+if TYPE_CHECKING:
+    from redflag_core.enrolment import (
+        AgentStatus,
+        RefreshChain,
+        RefreshVerdict,
+        RegistrationClaim,
+        RegistrationToken,
+        RegistrationVerdict,
+        judge_refresh,
+        judge_registration,
+        parse_registration_token,
+    )
+    from redflag_core.envelope import (
+        Envelope,
+        VerifiedPayload,
+        pae,
+        parse_envelope,
+        sign_envelope,
+        verify_envelope,
+    )
+    from redflag_core.errors import (
+        CircuitOpenError,
+        ConfigurationError,
+        ExpiredError,
+        KeyFileError,
+        MachineMismatchError,
+        MalformedError,
+        PolicyError,
+        RedFlagError,
+        ReplayError,
+        RollbackError,
+        ScanError,
+        SignatureError,
+        StaleError,
+        TooLargeError,
+        UnknownKeyError,
+        VerificationError,
+        WrongRecipientError,
+    )
+    from redflag_core.freshness import check_window, claim_nonce, horizon_after_purge
+    from redflag_core.keyfiles import read_key, read_secret, write_key, write_secret
+    from redflag_core.keys import SigningKey, VerifyKey
+    from redflag_core.machine import (
+        BootVerdict,
+        MachineEvidence,
+        MachineVerdict,
+        RawMachine,
+        judge_boot,
+        make_evidence,
+    )
+    from redflag_core.messages import Role, TrustBundle, TrustedKey
+    from redflag_core.ports import Clock, Entropy, Fetcher, KeyRing, MachineIdentity, NonceStore, RateLimitStore
+    from redflag_core.rate_limit import RateLimitPolicy
+    from redflag_core.resilience import (
+        Breaker,
+        BreakerPolicy,
+        BreakerState,
+        BreakerStatus,
+        RetryBudget,
+        RetryPolicy,
+        full_jitter,
+        retry,
+    )
+    from redflag_core.scanning import (
+        Package,
+        PackageDelta,
+        PackageKey,
+        PackageState,
+        Scanner,
+        ScannerPolicy,
+        ScanReport,
+        ScanStatus,
+        Severity,
+        apply_delta,
+        inventory_hash,
+    )
+    from redflag_core.signed_requests import (
+        ParsedRequest,
+        Request,
+        VerifiedRequest,
+        new_nonce,
+        parse_request,
+        sign_request,
+        verify_request,
+    )
+    from redflag_core.system import SystemClock, SystemEntropy
+    from redflag_core.trust import (
+        Root,
+        bundle_digest,
+        first_root,
+        live_keys,
+        new_bundle,
+        next_root,
+        sign_bundle,
+        verify_bundle,
+        verify_roots,
+    )
+
+__all__ = [
+    "AgentStatus",
+    "BootVerdict",
+    "Breaker",
+    "BreakerPolicy",
+    "BreakerState",
+    "BreakerStatus",
+    "CircuitOpenError",
+    "Clock",
+    "ConfigurationError",
+    "Entropy",
+    "Envelope",
+    "ExpiredError",
+    "Fetcher",
+    "KeyFileError",
+    "KeyRing",
+    "MachineEvidence",
+    "MachineIdentity",
+    "MachineMismatchError",
+    "MachineVerdict",
+    "MalformedError",
+    "NonceStore",
+    "Package",
+    "PackageDelta",
+    "PackageKey",
+    "PackageState",
+    "ParsedRequest",
+    "PolicyError",
+    "RateLimitPolicy",
+    "RateLimitStore",
+    "RawMachine",
+    "RedFlagError",
+    "RefreshChain",
+    "RefreshVerdict",
+    "RegistrationClaim",
+    "RegistrationToken",
+    "RegistrationVerdict",
+    "ReplayError",
+    "Request",
+    "RetryBudget",
+    "RetryPolicy",
+    "Role",
+    "RollbackError",
+    "Root",
+    "ScanError",
+    "ScanReport",
+    "ScanStatus",
+    "Scanner",
+    "ScannerPolicy",
+    "Severity",
+    "SignatureError",
+    "SigningKey",
+    "StaleError",
+    "SystemClock",
+    "SystemEntropy",
+    "TooLargeError",
+    "TrustBundle",
+    "TrustedKey",
+    "UnknownKeyError",
+    "VerificationError",
+    "VerifiedPayload",
+    "VerifiedRequest",
+    "VerifyKey",
+    "WrongRecipientError",
+    "__version__",
+    "apply_delta",
+    "bundle_digest",
+    "check_window",
+    "claim_nonce",
+    "first_root",
+    "full_jitter",
+    "horizon_after_purge",
+    "inventory_hash",
+    "judge_boot",
+    "judge_refresh",
+    "judge_registration",
+    "live_keys",
+    "make_evidence",
+    "new_bundle",
+    "new_nonce",
+    "next_root",
+    "pae",
+    "parse_envelope",
+    "parse_registration_token",
+    "parse_request",
+    "read_key",
+    "read_secret",
+    "retry",
+    "sign_bundle",
+    "sign_envelope",
+    "sign_request",
+    "verify_bundle",
+    "verify_envelope",
+    "verify_request",
+    "verify_roots",
+    "write_key",
+    "write_secret",
+]
+
+_HOMES: Final = {
+    name: module
+    for module, names in {
+        "enrolment": (
+            "AgentStatus RefreshChain RefreshVerdict RegistrationClaim RegistrationToken RegistrationVerdict "
+            "judge_refresh judge_registration parse_registration_token"
+        ),
+        "envelope": "Envelope VerifiedPayload pae parse_envelope sign_envelope verify_envelope",
+        "errors": (
+            "CircuitOpenError ConfigurationError ExpiredError KeyFileError MachineMismatchError "
+            "MalformedError PolicyError RedFlagError ReplayError RollbackError ScanError SignatureError "
+            "StaleError TooLargeError UnknownKeyError VerificationError WrongRecipientError"
+        ),
+        "freshness": "check_window claim_nonce horizon_after_purge",
+        "keyfiles": "read_key read_secret write_key write_secret",
+        "keys": "SigningKey VerifyKey",
+        "machine": "BootVerdict MachineEvidence MachineVerdict RawMachine judge_boot make_evidence",
+        "messages": "Role TrustBundle TrustedKey",
+        "ports": "Clock Entropy Fetcher KeyRing MachineIdentity NonceStore RateLimitStore",
+        "rate_limit": "RateLimitPolicy",
+        "resilience": "Breaker BreakerPolicy BreakerState BreakerStatus RetryBudget RetryPolicy full_jitter retry",
+        "scanning": (
+            "Package PackageDelta PackageKey PackageState ScanReport ScanStatus Scanner ScannerPolicy "
+            "Severity apply_delta inventory_hash"
+        ),
+        "signed_requests": (
+            "ParsedRequest Request VerifiedRequest new_nonce parse_request sign_request verify_request"
+        ),
+        "system": "SystemClock SystemEntropy",
+        "trust": (
+            "Root bundle_digest first_root live_keys new_bundle next_root sign_bundle verify_bundle verify_roots"
+        ),
+    }.items()
+    for name in names.split()
+}
+"""Where each public name lives: the imports above, for when the program runs."""
+
+
+# A type checker would take it for "every name is there".
+if not TYPE_CHECKING:  # pragma: no branch
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

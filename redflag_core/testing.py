@@ -103,6 +103,11 @@ class NonceStoreContract:
         assert await store.claim("a" * 32, "n" * 22, 1000) is True
         assert await store.claim("b" * 32, "n" * 22, 1000) is True
 
+    async def test_another_time_is_another_message(self, store: NonceStore) -> None:
+        """The creation time is signed: the same text with another one is no replay."""
+        assert await store.claim("a" * 32, "n" * 22, 1000) is True
+        assert await store.claim("a" * 32, "n" * 22, 1001) is True
+
     async def test_fifty_claims_at_once_have_one_winner(self, store: NonceStore) -> None:
         """Of many concurrent claims of one nonce exactly one succeeds."""
         from asyncio import gather  # noqa: PLC0415  (tests only)
