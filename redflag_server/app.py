@@ -20,6 +20,8 @@ from redflag_server.agents.enrolment_controller import EnrolmentController
 from redflag_server.checkin.controller import CheckInController
 from redflag_server.client_errors.controller import AgentErrorController
 from redflag_server.client_errors.list_controller import ClientErrorController
+from redflag_server.dashboard.controller import FleetController, SignInController, StaticController
+from redflag_server.dashboard.errors import with_pages
 from redflag_server.events.controller import EventController
 from redflag_server.events.refusals import record_refusal
 from redflag_server.headers import SecurityHeaders
@@ -52,6 +54,8 @@ CONTROLLERS: Final[list[Any]] = [
     TrustController,
     UserController,
 ]
+
+PAGES: Final[list[Any]] = [FleetController, SignInController, StaticController]
 
 
 def create_app(
@@ -90,9 +94,9 @@ def create_app(
             await opened.database.close()
 
     return Litestar(
-        route_handlers=[Router(API, route_handlers=CONTROLLERS)],
+        route_handlers=[Router(API, route_handlers=CONTROLLERS), *PAGES],
         dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
-        exception_handlers=EXCEPTION_HANDLERS,
+        exception_handlers=with_pages(EXCEPTION_HANDLERS),
         after_exception=[record_refusal],
         before_send=[SecurityHeaders(secure=settings.is_secure)],
         lifespan=[lifespan],

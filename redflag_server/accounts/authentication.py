@@ -2,8 +2,9 @@
 ASGI middleware in front of everything for operators: who is asking, and may it.
 
 Runs before the framework reads anything of the request, so that nobody learns from error messages what a caller
-without the permission should not know. A route says what it needs in ``opt["permission"]``; a page for everybody
-says ``opt["public"]`` and is still told who is signed in. API keys are for the API only, sessions for both.
+without the permission should not know. A route says what it needs in ``opt["permission"]``; one for everybody says
+``opt["public"]`` and is still told who is signed in. ``opt["page"]``: sessions only, no API keys.
+``opt["anonymous_form"]``: a form that is filled in before there is a session.
 """
 
 import logging
@@ -74,9 +75,8 @@ class OperatorAuthentication:
         scope["state"][_STATE_KEY] = operator
         if not opt.get("public"):
             check_permission(operator, opt["permission"])
-        if operator is not None and operator.form_token is not None and request.method not in SAFE_METHODS:
-            check_same_origin(scope, runtime.settings)
-            await check_form_token(request, operator.form_token)
+        if request.method not in SAFE_METHODS:
+            await _check_sender(request, operator, runtime)
         await self._app(scope, receive, send)
 
     async def _identify(self, request: Request[Any, Any, Any], runtime: Runtime, *, page: bool) -> Operator | None:
@@ -133,6 +133,16 @@ def check_permission(operator: Operator | None, permission: str) -> Caller:
     if not operator.caller.may(permission):
         raise ForbiddenError(f"this needs the permission {permission}")
     return operator.caller
+
+
+async def _check_sender(request: Request[Any, Any, Any], operator: Operator | None, runtime: Runtime) -> None:
+    """A page of ours must have sent what changes something; an API key proves itself."""
+    opt = request.route_handler.opt
+    by_cookie = operator is not None and operator.form_token is not None
+    if by_cookie or opt.get("page"):
+        check_same_origin(request.scope, runtime.settings)
+    if operator is not None and operator.form_token is not None and not opt.get("anonymous_form"):
+        await check_form_token(request, operator.form_token)
 
 
 async def _find(runtime: Runtime, kind: CredentialKind, digest: bytes, *, noted: bool) -> Presented | None:

@@ -20,7 +20,7 @@ from redflag_server.accounts.sessions import open_session
 from redflag_server.accounts.tables import SetupLink
 from redflag_server.accounts.users import account_name, has_owner, store_user
 from redflag_server.events.recorder import record
-from redflag_server.problems import NotFoundError
+from redflag_server.problems import InvalidRequestError, NotFoundError
 from redflag_server.published import published
 from redflag_server.runtime import Runtime
 
@@ -61,7 +61,9 @@ async def check_setup_link(runtime: Runtime, secret: str) -> None:
         await _check(session, runtime, secret)
 
 
-async def complete_setup(runtime: Runtime, *, secret: str, name: str, password: str, address: str) -> str:
+async def complete_setup(
+    runtime: Runtime, *, secret: str, name: str, password: str, again: str, address: str
+) -> str:
     """
     Make the first owner, and sign it in. Of several at once, one is made.
 
@@ -70,6 +72,7 @@ async def complete_setup(runtime: Runtime, *, secret: str, name: str, password: 
         secret: From the link, untrusted.
         name: As typed.
         password: As typed.
+        again: As typed the second time.
         address: Where the request comes from.
 
     Returns:
@@ -82,6 +85,8 @@ async def complete_setup(runtime: Runtime, *, secret: str, name: str, password: 
     await check_setup_link(runtime, secret)
     name = account_name(name)
     check_password(password, name=name)
+    if password != again:
+        raise InvalidRequestError("the two passwords are not the same")
     kept = await runtime.passwords.hash(password)
     async with runtime.database.write() as session:
         await _check(session, runtime, secret)

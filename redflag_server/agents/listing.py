@@ -49,11 +49,13 @@ class Counts:
         states: Number of packages in each state but `NOT_COUNTED`.
         security: Packages that lack a security update.
         failing: Scanners that could not tell.
+        scanned_at: The last scan that could.
     """
 
     states: Mapping[str, int] = attrs.field(factory=dict)
     security: int = 0
     failing: int = 0
+    scanned_at: datetime | None = None
 
 
 async def list_agents(
@@ -104,17 +106,18 @@ async def get_agent(session: AsyncSession, visible: Scope, agent_id: UUID, now: 
 async def count_packages(session: AsyncSession, visible: Scope, agents: Sequence[UUID]) -> dict[UUID, Counts]:
     """What is open on each of *agents*."""
     pending = case((Package.security & Package.state.in_(PENDING_STATES), 1), else_=0)
+    failing = case((Scanner.status != ScanStatus.OK, 1), else_=0)
     packages = (
         visible.select(Package, Package.agent_id, Package.state, func.count(), func.sum(pending))
         .where(Package.agent_id.in_(agents), Package.state.not_in(NOT_COUNTED))
         .group_by(Package.agent_id, Package.state)
     )
     scanners = (
-        visible.select(Scanner, Scanner.agent_id, func.count())
-        .where(Scanner.agent_id.in_(agents), Scanner.status != ScanStatus.OK)
+        visible.select(Scanner, Scanner.agent_id, func.sum(failing), func.max(Scanner.succeeded_at))
+        .where(Scanner.agent_id.in_(agents))
         .group_by(Scanner.agent_id)
     )
-    counts = {agent: Counts(failing=failing) for agent, failing in await session.execute(scanners)}
+    counts = {row[0]: Counts(failing=row[1], scanned_at=row[2]) for row in await session.execute(scanners)}
     for agent, state, number, security in await session.execute(packages):
         before = counts.get(agent, Counts())
         states = {**before.states, state: number}
@@ -141,6 +144,7 @@ def _item(agent: Agent, site: str, counts: Counts, now: datetime) -> AgentItem:
         packages=_in_order(counts.states),
         security=counts.security,
         failing_scanners=counts.failing,
+        scanned_at=counts.scanned_at,
     )
 
 

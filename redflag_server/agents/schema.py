@@ -38,6 +38,7 @@ class AgentItem:
         packages: Number of packages in each state; ``current`` and ``not_applicable`` are left out.
         security: How many of them lack a security update.
         failing_scanners: How many scanners could not tell what the machine has.
+        scanned_at: The last scan that could tell, or null.
     """
 
     id: UUID
@@ -57,6 +58,7 @@ class AgentItem:
     packages: dict[str, int]
     security: int
     failing_scanners: int
+    scanned_at: datetime | None
 
 
 @attrs.frozen
@@ -207,6 +209,7 @@ AGENT_EXAMPLE: Final = AgentItem(
     packages={"available": 12, "held": 1, "kept_back": 2},
     security=3,
     failing_scanners=0,
+    scanned_at=_AT,
 )
 DETAIL_EXAMPLE: Final = AgentDetail(
     agent=AGENT_EXAMPLE,

@@ -1,1 +1,1 @@
-"""Server-rendered pages."""
+"""The dashboard: pages made on the server, which also work without JavaScript."""

@@ -1,0 +1,193 @@
+"""What the pages show, read with the statements of the caller."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+import attrs
+from sqlalchemy import case, func
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from redflag_core.enrolment import AgentStatus
+from redflag_core.lifecycle import Presence, presence
+from redflag_core.scanning import PENDING_STATES, PackageState
+from redflag_server.agents.listing import NOT_COUNTED, AgentFilter, get_agent, list_agents
+from redflag_server.agents.schema import AgentDetail, AgentItem
+from redflag_server.agents.tables import Agent
+from redflag_server.dashboard.words import STATES
+from redflag_server.db.pages import PageOf
+from redflag_server.db.scope import Scope
+from redflag_server.events.listing import EventFilter, list_events
+from redflag_server.events.schema import EventItem
+from redflag_server.packages.listing import package_item
+from redflag_server.packages.schema import PackageItem
+from redflag_server.packages.tables import Package
+
+MACHINES: Final = 100
+"""Machines on one page."""
+
+PACKAGES: Final = 500
+"""Packages of one state on a page: a person does not read more, and the page stays below a megabyte."""
+
+EVENTS: Final = 20
+
+
+class FleetPart(StrEnum):
+    """Machines that a page can be narrowed down to."""
+
+    WAITING = "waiting"
+    REVOKED = "revoked"
+
+
+_STANDING: Final = tuple(status for status in AgentStatus if status is not AgentStatus.REVOKED)
+
+STATUSES_OF: Final[Mapping[FleetPart | None, Sequence[AgentStatus]]] = {
+    None: _STANDING,
+    FleetPart.WAITING: tuple(status for status in _STANDING if status is not AgentStatus.ACTIVE),
+    FleetPart.REVOKED: (AgentStatus.REVOKED,),
+}
+"""Which machines belong to a part; without one, to the fleet. Revoked machines are history."""
+
+
+@attrs.frozen
+class Fleet:
+    """
+    The fleet.
+
+    Attributes:
+        machines: One page of them.
+        next: Cursor of the next page, or None.
+        presence: Number of machines by presence.
+        waiting: Machines about which somebody must decide.
+        revoked: Number of revoked machines.
+        states: Number of packages in each open state, over the whole fleet.
+        security: How many of them lack a security update.
+    """
+
+    machines: Sequence[AgentItem]
+    next: str | None
+    presence: Mapping[str, int]
+    waiting: int
+    revoked: int
+    states: Mapping[str, int]
+    security: int
+
+    @property
+    def total(self) -> int:
+        """Machines of the fleet."""
+        return sum(self.presence.values())
+
+    @property
+    def waiting_packages(self) -> int:
+        """Packages that a plain upgrade would leave as they are."""
+        return sum(self.states.get(state, 0) for state in PENDING_STATES if state is not PackageState.AVAILABLE)
+
+
+@attrs.frozen
+class PackageGroup:
+    """
+    Packages of one state.
+
+    Attributes:
+        state: The state.
+        total: How many there are.
+        items: The first `PACKAGES` of them, security updates first.
+    """
+
+    state: PackageState
+    total: int
+    items: Sequence[PackageItem]
+
+
+@attrs.frozen
+class Machine:
+    """
+    One machine.
+
+    Attributes:
+        detail: What is known of it.
+        groups: Its open packages by state.
+        current: Number of packages that are up to date.
+        shows_current: Whether these are among the groups.
+        events: What happened to it last.
+    """
+
+    detail: AgentDetail
+    groups: Sequence[PackageGroup]
+    current: int
+    shows_current: bool
+    events: Sequence[EventItem]
+
+
+async def see_fleet(
+    session: AsyncSession, visible: Scope, wanted: AgentFilter, cursor: str | None, now: datetime
+) -> Fleet:
+    """The fleet, and one page of its machines."""
+    page = await list_agents(session, visible, wanted, PageOf(cursor, MACHINES), now)
+    columns = (Agent.status, Agent.last_seen_at, Agent.next_check_in_at)
+    rows = (await session.execute(visible.select(Agent, *columns))).all()
+    standing = [row for row in rows if row.status != AgentStatus.REVOKED]
+    here = Counter(presence(last_seen=seen, next_due=due, now=now) for _, seen, due in standing)
+    states, security = await _open_packages(session, visible)
+    return Fleet(
+        machines=page.items,
+        next=page.next,
+        presence={kind: here[kind] for kind in Presence},
+        waiting=sum(row.status != AgentStatus.ACTIVE for row in standing),
+        revoked=len(rows) - len(standing),
+        states=states,
+        security=security,
+    )
+
+
+async def see_machine(
+    session: AsyncSession, visible: Scope, agent_id: UUID, *, show_current: bool, now: datetime
+) -> Machine:
+    """One machine; raises `NotFoundError`."""
+    detail = await get_agent(session, visible, agent_id, now)
+    counts = (
+        visible.select(Package, Package.state, func.count())
+        .where(Package.agent_id == agent_id)
+        .group_by(Package.state)
+    )
+    numbers: dict[str, int] = dict((await session.execute(counts)).tuples().all())
+    hidden = {PackageState.NOT_APPLICABLE} | (set() if show_current else {PackageState.CURRENT})
+    shown = [PackageState(state) for state in STATES if state in numbers and state not in hidden]
+    events = await list_events(
+        session, visible, EventFilter(agent_id=agent_id), PageOf(limit=EVENTS, newest_first=True)
+    )
+    return Machine(
+        detail=detail,
+        groups=[await _group(session, visible, detail, state, numbers[state]) for state in shown],
+        current=numbers.get(PackageState.CURRENT, 0),
+        shows_current=show_current,
+        events=events.items,
+    )
+
+
+async def _group(
+    session: AsyncSession, visible: Scope, detail: AgentDetail, state: PackageState, total: int
+) -> PackageGroup:
+    query = (
+        visible.select(Package)
+        .where(Package.agent_id == detail.agent.id, Package.state == state)
+        .order_by(Package.security.desc(), Package.name, Package.arch)
+        .limit(PACKAGES)
+    )
+    rows = (await session.scalars(query)).all()
+    return PackageGroup(state, total, [package_item(row, detail.agent.hostname) for row in rows])
+
+
+async def _open_packages(session: AsyncSession, visible: Scope) -> tuple[dict[str, int], int]:
+    pending = case((Package.security & Package.state.in_(PENDING_STATES), 1), else_=0)
+    query = (
+        visible.select(Package, Package.state, func.count(), func.sum(pending))
+        .join(Agent, Agent.id == Package.agent_id)
+        .where(Package.state.not_in(NOT_COUNTED), Agent.status != AgentStatus.REVOKED)
+        .group_by(Package.state)
+    )
+    rows = (await session.execute(query)).all()
+    return {state: number for state, number, _ in rows}, sum(security for _, _, security in rows)
