@@ -84,13 +84,14 @@ def create_app(
         app.state.runtime = opened
         await publish(opened)
         await prepare(opened, JOBS)
-        jobs = asyncio.create_task(keep_running(opened, JOBS)) if run_jobs else None
+        stop = asyncio.Event()
+        jobs = asyncio.create_task(keep_running(opened, JOBS, stop)) if run_jobs else None
         try:
             yield
         finally:
+            stop.set()
             if jobs is not None:
-                jobs.cancel()
-                await asyncio.gather(jobs, return_exceptions=True)
+                await jobs
             await opened.database.close()
 
     return Litestar(

@@ -6,6 +6,7 @@ recorded and runs again at its next time.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -61,14 +62,15 @@ async def run_due(runtime: Runtime, jobs: Mapping[str, Job]) -> list[str]:
     return ran
 
 
-async def keep_running(runtime: Runtime, jobs: Mapping[str, Job]) -> None:
-    """Look for due jobs until cancelled."""
-    while True:
+async def keep_running(runtime: Runtime, jobs: Mapping[str, Job], stop: asyncio.Event) -> None:
+    """Look for due jobs until *stop* is set; a job that is under way is finished."""
+    while not stop.is_set():
         try:
             await run_due(runtime, jobs)
         except Exception:  # the next look may succeed: the database may be back
             logger.exception("could not look for due jobs")
-        await asyncio.sleep(TICK_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), TICK_SECONDS)
 
 
 async def _claim(runtime: Runtime, name: str, job: Job) -> bool:

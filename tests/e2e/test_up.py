@@ -61,7 +61,7 @@ def test_up_shows_the_machine_and_ends_cleanly(tmp_path: Path, shared_apt_bed: A
         second.until("dashboard")
         httpx.get(f"{installation.url}/api/v1/health/ready").raise_for_status()
         took = time.monotonic() - started
-        second.until("reported")
+        second.until("packages")
         (machine,) = installation.get("agents")
         assert 0 == second.stop(signal.SIGTERM)
     assert took < 5
@@ -90,7 +90,7 @@ def test_an_agent_that_dies_is_started_again(tmp_path: Path, shared_apt_bed: Apt
         signal.pidfd_send_signal(agent, signal.SIGKILL)
 
         process.until("starting again")
-        process.until("reported")
+        process.until("packages")
         assert _ended(agent)
 
 
