@@ -1,0 +1,193 @@
+"""
+Known answers of the wire protocol, for implementations in other languages and against accidents in this one.
+
+`python -m tests.vectors.make` writes them anew. Every input is fixed, so the files only change when the protocol
+does; and that takes a new version of it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from redflag_core import codec
+from redflag_core.enrolment import RegistrationToken, new_secret, secret_digest
+from redflag_core.envelope import pae, sign_envelope
+from redflag_core.keys import SigningKey
+from redflag_core.machine import APP_ID, RawMachine, component, machine_id_component, make_evidence
+from redflag_core.messages import PublicKey, Role, TrustedKey
+from redflag_core.signed_requests import Request, new_nonce, parse_request, sign_request
+from redflag_core.testing import START, SeededEntropy
+from redflag_core.trust import DAY, Root, bundle_digest, first_root, new_bundle, next_root, sign_bundle
+
+HERE: Final = Path(__file__).parent
+NOW: Final = int(START.timestamp())
+SERVER: Final = "0190b5a4-7a3c-7def-8abc-0123456789ab"
+ORGANIZATION: Final = "0190b5a4-7a3c-7def-8abc-00000000000a"
+TOKEN_ID: Final = "0190b5a4-7a3c-7def-8abc-00000000000b"
+AUTHORITY: Final = "rf.example.com"
+
+
+def key(number: int) -> SigningKey:
+    """The signing key with this number."""
+    return SigningKey.from_seed(SeededEntropy(number).token(32))
+
+
+def keys() -> list[Any]:
+    """Seeds, public keys, ids and signatures."""
+    return [
+        {
+            "seed": each.seed.hex(),
+            "public_key": each.verify_key.public_key.hex(),
+            "key_id": each.key_id,
+            "fingerprint": each.verify_key.fingerprint,
+            "message": message.hex(),
+            "signature": each.sign(message).hex(),
+        }
+        for each, message in zip(map(key, (1, 2, 3)), (b"", b"redflag", bytes(range(256))), strict=True)
+    ]
+
+
+def envelopes() -> list[Any]:
+    """Payloads, signing inputs and wire forms."""
+    cases = (
+        ("http://example.com/HelloWorld", b"hello world", (1,)),
+        ("application/vnd.redflag.test.v1+json", b'{"v":1}', (1, 2)),
+        ("text/\u20ac", b"\x00\xff\n", (3,)),
+        ("empty", b"", (1,)),
+    )
+    return [
+        {
+            "type": kind,
+            "payload": payload.hex(),
+            "seeds": [key(number).seed.hex() for number in signers],
+            "pae": pae(kind, payload).hex(),
+            "wire": sign_envelope(kind, payload, *map(key, signers)).decode(),
+        }
+        for kind, payload, signers in cases
+    ]
+
+
+def signed_requests() -> list[Any]:
+    """Requests, signing inputs and the headers that are added."""
+    token, encoded = (b"authorization", b"Bearer aa.bb-_.cc"), (b"content-encoding", b"gzip")
+    requests = (
+        Request("POST", "/api/v1/agents/register", "", (), b'{"v":1}'),
+        Request("POST", "/api/v1/agent/check-in", "wait=50", (token,), b'{"v":1}'),
+        Request("POST", "/rmm/api/v1/agent/reports/apt", "", (encoded, token), bytes(range(256))),
+        Request("GET", "/%7Ea/b%2Fc", "a=%20&b=1%2F2", (token,)),
+        Request("GET", "", "", ()),
+    )
+    entropy = SeededEntropy(4)
+    return [_signed_request(request, new_nonce(entropy)) for request in requests]
+
+
+def _signed_request(request: Request, nonce: str) -> Any:
+    added = sign_request(request, key(1), authority=AUTHORITY, now=START, nonce=nonce)
+    signed = attrs.evolve(request, headers=(*request.headers, *added))
+    with_token = request.header(b"authorization") is not None
+    parsed = parse_request(signed, authorities=[AUTHORITY], with_token=with_token)
+    return {
+        "seed": key(1).seed.hex(),
+        "authority": AUTHORITY,
+        "created": NOW,
+        "nonce": nonce,
+        "method": request.method,
+        "path": request.path,
+        "query": request.query,
+        "headers": _texts(request.headers),
+        "body": request.body.hex(),
+        "signing_input": parsed.signing_input.decode(),
+        "added": _texts(added),
+    }
+
+
+def _texts(headers: Any) -> list[list[str]]:
+    return [[name.decode(), value.decode()] for name, value in headers]
+
+
+def trust() -> Any:
+    """A root chain of two, and a bundle signed by its end."""
+    root, successor = key(11), key(12)
+    first = first_root(SERVER, root, now=START)
+    second = next_root(SERVER, Root(1, root.verify_key), root, successor, now=START)
+    trusted = (
+        _trusted(13, Role.COMMAND),
+        _trusted(14, Role.CHECKPOINT),
+        _trusted(15, Role.OPERATOR, ORGANIZATION),
+    )
+    bundle = sign_bundle(new_bundle(SERVER, trusted, version=7, epoch=2, now=START), successor)
+    return {
+        "server": SERVER,
+        "root_fp": root.verify_key.fingerprint,
+        "now": NOW,
+        "root_seeds": [root.seed.hex(), successor.seed.hex()],
+        "roots": [first.decode(), second.decode()],
+        "bundle": bundle.decode(),
+        "bundle_digest": bundle_digest(bundle),
+        "version": 7,
+        "epoch": 2,
+        "not_after": NOW + 90 * DAY,
+        "organization": ORGANIZATION,
+        "live": {"command": key(13).key_id, "checkpoint": key(14).key_id, "operator": key(15).key_id},
+    }
+
+
+def _trusted(number: int, role: Role, *organizations: str) -> TrustedKey:
+    return TrustedKey(PublicKey.of(key(number)).key, role, NOW, NOW + 365 * DAY, organizations)
+
+
+def registration_tokens() -> list[Any]:
+    """Tokens and the text that an operator copies."""
+    entropy = SeededEntropy(5)
+    places = (
+        (("https://rf.example.com",), None),
+        (("https://10.0.0.1:8750", "http://127.0.0.1:8750/rmm"), "sha256:" + "ab" * 32),
+        (("https://rf.lan",), "ca-sha256:" + "cd" * 32),
+    )
+    tokens = [
+        RegistrationToken(1, TOKEN_ID, new_secret(entropy), SERVER, "ef" * 32, addresses, tls)
+        for addresses, tls in places
+    ]
+    return [
+        {
+            "token": codec.unstructure(token),
+            "text": token.text(),
+            "credential": token.credential,
+            "secret_digest": secret_digest(token.secret).hex(),
+        }
+        for token in tokens
+    ]
+
+
+def machines() -> Any:
+    """Components of ids, and evidence with its digest."""
+    ids = [bytes.fromhex(text) for text in ("3d1219c7c4c5404aaa1f6d2a48adfda4", "0123456789abcdef" * 2)]
+    serials = ["4c4c4544-0051-3010-8052-b4c04f564231", "S4EWNX0R"]
+    raw = RawMachine(machine_id=ids[0], smbios_uuid=serials[0], board_serial="none", disk_serial=serials[1])
+    evidence = make_evidence(raw, replacement=SeededEntropy(6).token(16))
+    return {
+        "app_id": APP_ID.hex(),
+        "machine_ids": [{"raw": raw.hex(), "component": machine_id_component(raw)} for raw in ids],
+        "serials": [{"raw": raw, "component": component(raw.encode())} for raw in serials],
+        "evidence": {"value": codec.unstructure(evidence), "digest": evidence.digest},
+    }
+
+
+def files() -> dict[str, str]:
+    """Name and content of every file of vectors."""
+    content = {
+        "keys": keys(),
+        "envelopes": envelopes(),
+        "signed_requests": signed_requests(),
+        "trust": trust(),
+        "registration_tokens": registration_tokens(),
+        "machines": machines(),
+    }
+    return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in content.items()}
+
+
+if __name__ == "__main__":
+    for name, text in files().items():
+        (HERE / name).write_text(text, encoding="utf-8")
