@@ -7,10 +7,11 @@ let last = live?.innerHTML;
 let failed = false;
 
 function isBusy() {
-  const field = document.activeElement?.closest("input, select, textarea");
+  const fields = [...live.querySelectorAll("input")];
+  const types = fields.some((field) => field === document.activeElement || field.value !== field.defaultValue);
   const selection = document.getSelection();
   const selects = selection && !selection.isCollapsed && live.contains(selection.anchorNode);
-  return document.hidden || selects || (field !== null && live.contains(field));
+  return document.hidden || selects || types;
 }
 
 // A link or heading that has the focus is replaced by its successor, so the focus goes there.
