@@ -28,7 +28,7 @@ check: $(VENV)/.dev ## ruff, mypy --strict, import-linter, codespell, docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(TEXT)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev ## ratios, measured in one run
 	$(BIN)/python -m tests.benchmarks
