@@ -211,6 +211,7 @@ def test_the_bound_of_the_size_is_exact():
 
 def test_integers_are_exact_in_every_reader():
     """Integers up to 2**53 - 1 are read, larger ones would be rounded somewhere."""
+    assert 9_007_199_254_740_991 == MAX_INTEGER
     for number in (MAX_INTEGER, -MAX_INTEGER, 0):
         assert number == read(str(number).encode())
     for number in (MAX_INTEGER + 1, -MAX_INTEGER - 1, 10**17):
@@ -245,7 +246,12 @@ def test_brackets_inside_texts_are_not_nesting(text, count):
 
 def test_width_is_not_nesting():
     """Closed brackets give their depth back."""
-    assert [[]] * 1000 == read(b"[" + b",".join([b"[]"] * 1000) + b"]")
+    wide = b",".join([b"[]"] * 1000)
+
+    assert [[]] * 1000 == read(b"[" + wide + b"]")
+    assert read(b"[" + wide + b"," + b"[" * (MAX_DEPTH - 1) + b"]" * MAX_DEPTH)
+    with pytest.raises(MalformedError, match="nested deeper"):
+        read(b"[" + wide + b"," + b"[" * MAX_DEPTH + b"]" * (MAX_DEPTH + 1))
 
 
 def test_a_hostile_document_costs_linear_time():

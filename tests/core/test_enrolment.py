@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redflag_core import codec
 from redflag_core.encoding import b64url_encode
 from redflag_core.enrolment import (
+    ACCESS_TOKEN_SECONDS,
     MAX_ADDRESSES,
+    MISMATCH_GRACE_SECONDS,
     REFRESH_SECONDS,
     Access,
     AgentStatus,
@@ -44,6 +46,11 @@ TOKEN = RegistrationToken(
 )
 NOW = int(START.timestamp())
 DAY = 86_400
+
+
+def test_the_times_are_those_of_the_protocol():
+    """A day for an access token and for a machine that does not match, 90 days for the refresh chain."""
+    assert (DAY, DAY, 90 * DAY) == (ACCESS_TOKEN_SECONDS, MISMATCH_GRACE_SECONDS, REFRESH_SECONDS)
 
 
 # What an agent may do
@@ -324,8 +331,9 @@ def test_a_server_that_was_restored_adopts_a_higher_chain_once():
 
 
 def test_a_server_that_was_never_restored_adopts_nothing():
-    """It cannot be behind."""
+    """It cannot be behind; from its first restore on, it can."""
     assert RefreshVerdict.FORK == judge(current=b"7", successor=b"8", proven=7, gen=0)[0]
+    assert RefreshVerdict.ADOPT == judge(current=b"7", successor=b"8", proven=7, gen=1)[0]
 
 
 @pytest.mark.parametrize("proven", [0, 1, 2])
@@ -344,6 +352,7 @@ def test_a_chain_that_was_behind_is_adopted_after_its_end_too():
 def test_no_text_form_shows_the_digests():
     """They are what a thief of the record would want to compare with."""
     assert "b'2'" not in repr(CHAIN)
+    assert "b'1'" not in repr(CHAIN)
 
 
 # The refresh chain, whatever happens

@@ -156,11 +156,14 @@ def test_types_are_never_interchangeable():
 
 def test_the_bound_of_the_size_is_exact():
     """The largest envelope passes, one byte more does not."""
+    assert (65_536, 16) == (MAX_ENVELOPE_BYTES, MAX_SIGNATURES)
+    with pytest.raises(TooLargeError, match="larger than 65536 bytes"):
+        verify_envelope(b" " * 65_537, TYPE, ring(ONE))
     assert verify_envelope(WIRE, TYPE, ring(ONE), max_bytes=len(WIRE))
     with pytest.raises(TooLargeError):
         verify_envelope(WIRE, TYPE, ring(ONE), max_bytes=len(WIRE) - 1)
     with pytest.raises(TooLargeError):
-        parse_envelope(b" " * (MAX_ENVELOPE_BYTES + 1))
+        parse_envelope(b" " * 65_537)
 
 
 # Keys and thresholds

@@ -577,6 +577,17 @@ def test_a_content_encoding_is_one_word(encoding):
         verify(with_header(SIGNED, b"content-encoding", encoding))
 
 
+def test_the_bound_of_a_header_is_exact():
+    """The longest one is read; one byte more is neither signed nor read."""
+    longest = signed(with_header(PLAIN, b"authorization", b"Bearer " + b"a" * 8185))
+    longer = with_header(longest, b"authorization", b"Bearer " + b"a" * 8186)
+
+    assert verify(longest)
+    for use in (verify, signed):
+        with pytest.raises(MalformedError, match="authorization is not short ASCII text"):
+            use(longer)
+
+
 # Signing what could not be verified
 
 
@@ -617,6 +628,7 @@ def test_no_text_form_shows_a_token_or_a_body():
     """Requests are logged, parsed or verified: tokens and bodies (refresh secrets) are not in the text."""
     for value in (SIGNED, parse_request(SIGNED, authorities=AUTHORITIES, with_token=True), verify(SIGNED)):
         assert "aa.bb" not in repr(value)
+        assert "rf=:" not in repr(value)
         assert '{"v"' not in repr(value)
 
 

@@ -88,6 +88,11 @@ def signed(**changes):
     return sign_bundle(attrs.evolve(BUNDLE, **changes), ROOTS[0])
 
 
+def test_the_times_are_those_of_the_protocol():
+    """90 days of validity, renewed 30 days before the end."""
+    assert (90 * 86_400, 30 * 86_400) == (BUNDLE_LIFETIME, RENEW_BEFORE)
+
+
 # The root chain
 
 
@@ -262,6 +267,11 @@ def test_a_bundle_ends_with_its_last_second():
     assert check(now=end)
     with pytest.raises(ExpiredError, match="past its end"):
         check(now=end + timedelta(seconds=1))
+
+
+def test_a_bundle_may_be_valid_for_one_second_only():
+    """One that ends when it begins is odd, not wrong."""
+    assert NOW == check(signed(not_after=NOW)).not_after
 
 
 @pytest.mark.parametrize("not_after", [NOW - 1, NOW + BUNDLE_LIFETIME + 1, NOW + 10 * BUNDLE_LIFETIME])
