@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tests.helpers.constraints import LEFT_ALONE, needed
@@ -70,6 +72,17 @@ def test_pins_are_within_the_bounds_of_the_project():
         for requirement in requirements
         if (version := pins.get(canonicalize_name(requirement.name))) and version not in requirement.specifier
     ]
+    assert [] == wrong
+
+
+def test_pins_run_on_every_supported_python():
+    """What is pinned runs on the Python of Debian 12, which is 3.11.2, and on the first of the later ones."""
+    bounds = {name: SpecifierSet(metadata(name)["Requires-Python"] or "") for name in needed()}
+
+    wrong = [
+        name for name, bound in bounds.items() for python in ("3.11.2", "3.12.0", "3.13.0") if python not in bound
+    ]
+
     assert [] == wrong
 
 
