@@ -8,10 +8,7 @@ from typing import Any, Final
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 
-from redflag_core import __version__
 from redflag_core.messages import MAX_REPORT_BODY
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.controller import ApiKeyController, UserController
@@ -28,6 +25,7 @@ from redflag_server.headers import SecurityHeaders
 from redflag_server.health.controller import HealthController
 from redflag_server.jobs.list import JOBS
 from redflag_server.jobs.service import keep_running, prepare
+from redflag_server.openapi import openapi_config
 from redflag_server.packages.controller import PackageController
 from redflag_server.packages.report_controller import ReportController
 from redflag_server.problems import EXCEPTION_HANDLERS
@@ -102,9 +100,7 @@ def create_app(
         before_send=[SecurityHeaders(secure=settings.is_secure)],
         lifespan=[lifespan],
         state=State(),
-        openapi_config=OpenAPIConfig(
-            title="RedFlag", version=__version__, path="/schema", render_plugins=[JsonRenderPlugin()]
-        ),
+        openapi_config=openapi_config(),
         request_max_body_size=MAX_REPORT_BODY,
         debug=False,
         logging_config=None,

@@ -1,7 +1,10 @@
 """The check-in endpoint."""
 
+from typing import Annotated
+
 from litestar import Controller, post
 from litestar.di import Provide
+from litestar.params import Body
 
 from redflag_core.enrolment import Access
 from redflag_core.errors import RedFlagError
@@ -10,13 +13,16 @@ from redflag_server.bodies import Strict
 from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
 from redflag_server.checkin.service import check_in, check_in_request
 from redflag_server.injection import Injected, Parsed
+from redflag_server.openapi import answers, example
 from redflag_server.runtime import Runtime
+from redflag_server.wire_examples import CHECK_IN, CHECK_IN_ANSWER
 
 
 class CheckInController(Controller):
     """Where an agent says that it is there, and learns what is wanted of it."""
 
     tags = ("Agent",)
+    security = ({"agent": []},)
     middleware = (AgentAuthentication,)
     dependencies = {"agent": Provide(provide_agent, sync_to_thread=False)}  # noqa: RUF012  (Litestar's form)
 
@@ -27,10 +33,14 @@ class CheckInController(Controller):
         dto=Strict[CheckIn],
         return_dto=None,
         status_code=200,
+        responses=answers(CheckInAnswer, CHECK_IN_ANSWER, 429),
         opt={"agent": AgentRoute(Access.CHECK_IN, claims_itself=True)},
     )
     async def check_in(
-        self, data: Parsed[CheckIn], agent: Injected[VerifiedAgent], runtime: Injected[Runtime]
+        self,
+        data: Annotated[Parsed[CheckIn], Body(examples=[example(CHECK_IN)])],
+        agent: Injected[VerifiedAgent],
+        runtime: Injected[Runtime],
     ) -> CheckInAnswer:
         """Report state and what each scanner last saw; get the pace, the reports wanted and commands."""
         (answer,) = await check_in(runtime, [check_in_request(agent, data, runtime.server)])

@@ -4,21 +4,24 @@ from typing import Annotated
 
 from litestar import Controller, post
 from litestar.di import Provide
-from litestar.params import Parameter
+from litestar.params import Body, Parameter
 
 from redflag_core.enrolment import Access
 from redflag_core.messages import MAX_REPORT_BODY, Report, ReportAccepted
 from redflag_server.bodies import Strict
 from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
 from redflag_server.injection import Injected, Parsed
+from redflag_server.openapi import answers, example
 from redflag_server.packages.ingest import accept_report
 from redflag_server.runtime import Runtime
+from redflag_server.wire_examples import REPORT, REPORT_ACCEPTED
 
 
 class ReportController(Controller):
     """Scan reports."""
 
     tags = ("Agent",)
+    security = ({"agent": []},)
     middleware = (AgentAuthentication,)
     dependencies = {"agent": Provide(provide_agent, sync_to_thread=False)}  # noqa: RUF012  (Litestar's form)
 
@@ -29,12 +32,13 @@ class ReportController(Controller):
         dto=Strict[Report],
         return_dto=None,
         status_code=200,
+        responses=answers(ReportAccepted, REPORT_ACCEPTED, 429),
         opt={"agent": AgentRoute(Access.STORE, max_body=MAX_REPORT_BODY)},
     )
     async def send_report(
         self,
         scanner: Annotated[str, Parameter(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="Name of the scanner.")],
-        data: Parsed[Report],
+        data: Annotated[Parsed[Report], Body(examples=[example(REPORT)])],
         agent: Injected[VerifiedAgent],
         runtime: Injected[Runtime],
     ) -> ReportAccepted:

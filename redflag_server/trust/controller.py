@@ -1,14 +1,16 @@
 """Public trust documents: their bytes are signed, so they are served as they are, to anybody."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from litestar import Controller, Response, get
 from litestar.params import Parameter
 
 from redflag_server.injection import Injected
+from redflag_server.openapi import answers
 from redflag_server.problems import NotFoundError
 from redflag_server.runtime import Runtime
 from redflag_server.trust import service
+from redflag_server.wire_examples import ENVELOPE
 
 MEDIA_TYPE = "application/json"
 
@@ -26,6 +28,7 @@ class TrustController(Controller):
         summary="The current trust bundle",
         description="A DSSE envelope signed by the root. Verify it with `redflag_core.trust.verify_bundle`.",
         media_type=MEDIA_TYPE,
+        responses=answers(dict[str, Any], ENVELOPE, public=True),
     )
     async def bundle(self, runtime: Injected[Runtime]) -> Response[bytes]:
         """The newest bundle."""
@@ -39,6 +42,7 @@ class TrustController(Controller):
         summary="Root document n",
         description="A DSSE envelope, signed by root n and, but for the first, by root n - 1. 404 ends the chain.",
         media_type=MEDIA_TYPE,
+        responses=answers(dict[str, Any], ENVELOPE, 400, 404, public=True),
     )
     async def root(
         self,

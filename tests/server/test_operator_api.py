@@ -141,7 +141,7 @@ async def test_packages_up_to_date_are_hidden_until_asked_for(server, place, key
             "state",
             "reason",
         ]
-        assert all(fields <= set(item) for item in items)
+        assert all(set(fields) <= set(item) for item in items)
         assert all(("web-01", str(agent)) == (item["hostname"], item["agent_id"]) for item in items)
 
 
