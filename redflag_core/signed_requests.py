@@ -92,7 +92,7 @@ class Request:
 @attrs.frozen
 class ParsedRequest:
     """
-    A request of the right shape whose digest matches its body, and whose signature is **not verified**.
+    A request of the right shape whose signature is **not verified**.
 
     Attributes:
         key_id: Key id that the sender claims.
@@ -100,7 +100,8 @@ class ParsedRequest:
         expires: Claimed end, unix seconds.
         nonce: Claimed nonce, 22 characters.
         access_token: The bearer token, or None where the profile has none.
-        body: Raw body.
+        content_digest: SHA-256 that the signature covers in place of the body, 32 bytes.
+        body: Raw body of this digest; empty until `with_body` when only the head was parsed.
         signing_input: The signature base (RFC 9421, section 2.5).
         signature: 64 bytes.
     """
@@ -110,9 +111,24 @@ class ParsedRequest:
     expires: int
     nonce: str
     access_token: str | None = attrs.field(repr=False)
+    content_digest: bytes
     body: bytes = attrs.field(repr=False)
     signing_input: bytes = attrs.field(repr=False)
     signature: bytes = attrs.field(repr=False)
+
+    def with_body(self, body: bytes) -> "ParsedRequest":
+        """
+        The request with the body that arrived after its head.
+
+        Args:
+            body: Unverified raw body.
+
+        Raises:
+            SignatureError: The digest that is signed is not of this body.
+        """
+        if not hmac.compare_digest(self.content_digest, hashlib.sha256(body).digest()):
+            raise SignatureError("the content digest is not of this body")
+        return attrs.evolve(self, body=body)
 
     def verify(self, key: VerifyKey) -> "VerifiedRequest":
         """
@@ -201,6 +217,30 @@ def parse_request(
         MalformedError: Any other shape than the one profile.
         SignatureError: The digest is not of this body.
     """
+    head = parse_head(request, authorities=authorities, with_token=with_token, prefix=prefix)
+    return head.with_body(request.body)
+
+
+def parse_head(
+    request: Request, *, authorities: Sequence[str], with_token: bool, prefix: str = ""
+) -> ParsedRequest:
+    """
+    Check the shape of a signed request before its body is read: the body is signed through its digest.
+
+    A server can so refuse a stranger without taking a body from it. Call `ParsedRequest.with_body` next.
+
+    Args:
+        request: Unverified request, as received; its body is not looked at.
+        authorities: See `parse_request`.
+        with_token: See `parse_request`.
+        prefix: See `parse_request`.
+
+    Returns:
+        The request without a body, its signature **unverified**.
+
+    Raises:
+        MalformedError: Any other shape than the one profile.
+    """
     _check_request_line(request)
     match = _required(request, b"signature-input", _SIGNATURE_INPUT)
     signature = _required(request, b"signature", _SIGNATURE)
@@ -211,8 +251,6 @@ def parse_request(
     if int(match["expires"]) - int(match["created"]) != LIFETIME:
         raise MalformedError(f"the signature must expire {LIFETIME} seconds after its creation")
     b64url_decode(match["nonce"])
-    if not hmac.compare_digest(b64decode(digest[1]), hashlib.sha256(request.body).digest()):
-        raise SignatureError("the content digest is not of this body")
     moved = attrs.evolve(request, path=prefix + request.path)
     base = _signature_base(moved, components, _authority(request, authorities), digest[0], match["params"])
     return ParsedRequest(
@@ -221,7 +259,8 @@ def parse_request(
         expires=int(match["expires"]),
         nonce=match["nonce"],
         access_token=_access_token(request, with_token=with_token),
-        body=request.body,
+        content_digest=b64decode(digest[1]),
+        body=b"",
         signing_input=base,
         signature=b64decode(signature[1]),
     )

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 from litestar import Litestar, Request
+from litestar.exceptions import MethodNotAllowedException
 from litestar.types import ASGIApp, Receive, Send
 from litestar.types import Scope as AsgiScope
 from sqlalchemy.exc import OperationalError
@@ -69,6 +70,8 @@ class OperatorAuthentication:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Find out who is asking, refuse what it may not do, and hand on."""
         opt = scope["route_handler"].opt
+        if not opt.get("public") and "permission" not in opt:  # the framework's own handler of OPTIONS
+            raise MethodNotAllowedException
         request: Request[Any, Any, Any] = Request(scope, receive, send)
         runtime: Runtime = Litestar.from_scope(scope).state.runtime
         operator = await self._identify(request, runtime, page=bool(opt.get("page")))

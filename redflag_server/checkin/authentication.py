@@ -1,16 +1,19 @@
 """
 ASGI middleware in front of every agent endpoint: a handler only ever sees a verified request.
 
-Order (cheap and anonymous first, state last): size, address limit, shape, time, token, signature, key and agent
-belong together; then the gate of `checkin.claims`. The check-in endpoint passes the gate in its own batch.
+Order (cheap and anonymous first, state last): address limit, shape, time, token, signature, key and agent belong
+together; only then is the body read, which is signed through its digest; then the gate of `checkin.claims`. The
+check-in endpoint passes the gate in its own batch. For a registration the key is in the (small) body.
 
 A route says what it needs in ``opt["agent"]``, an `AgentRoute`.
 """
 
+import asyncio
 from typing import Any, Final
 
 import attrs
 from litestar import Litestar, Request
+from litestar.exceptions import MethodNotAllowedException
 from litestar.types import ASGIApp, Receive, Scope, Send
 from sqlalchemy import select
 
@@ -27,7 +30,7 @@ from redflag_core.errors import (
 from redflag_core.freshness import check_window
 from redflag_core.keys import VerifyKey
 from redflag_core.messages import MAX_SMALL_BODY, Register
-from redflag_core.signed_requests import ParsedRequest, VerifiedRequest, parse_request
+from redflag_core.signed_requests import ParsedRequest, VerifiedRequest, parse_head
 from redflag_core.signed_requests import Request as RawRequest
 from redflag_server.addresses import client_address
 from redflag_server.agents import access_tokens
@@ -83,6 +86,9 @@ class VerifiedNewcomer:
 
 _STATE_KEY: Final = "agent"
 
+BODY_SECONDS: Final = 60
+"""How long a body may take: a full inventory over a slow line, but not for ever."""
+
 
 class AgentAuthentication:
     """
@@ -97,28 +103,33 @@ class AgentAuthentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Verify, then hand on with the body read."""
-        route: AgentRoute = scope["route_handler"].opt["agent"]
+        route: AgentRoute | None = scope["route_handler"].opt.get("agent")
+        if route is None:  # the framework's own handler of OPTIONS
+            raise MethodNotAllowedException
         runtime: Runtime = Litestar.from_scope(scope).state.runtime
         address = client_address(scope, runtime.settings.trusted_proxies)
         _charge_address(runtime, route, address)
-        body = await _read_body(receive, route.max_body)
-        raw = _raw_request(scope, body)
-        parsed = parse_request(
+        raw = _raw_request(scope)
+        head = parse_head(
             raw,
             authorities=runtime.settings.authorities,
             with_token=route.with_token,
             prefix=runtime.settings.prefix,
         )
-        check_window(parsed.created, parsed.expires, now=runtime.clock.now())
+        check_window(head.created, head.expires, now=runtime.clock.now())
         if raw.header(b"content-encoding") not in (None, "identity"):
             raise UnsupportedEncodingError("send the body without a content encoding")
-        if route.access is None:
-            verified: Any = await _verify_newcomer(runtime, parsed, address)
-        else:
-            verified = await _verify_agent(runtime, parsed, route, route.access, address)
+        agent = None if route.access is None else await _verify_agent(runtime, head, route.access, address)
+        body = await _read_body(receive, route.max_body)
+        whole = head.with_body(body)
         if not body:
             raise MalformedError("the body is empty: send a JSON object")
-        scope["state"][_STATE_KEY] = verified
+        if agent is None:
+            scope["state"][_STATE_KEY] = await _verify_newcomer(runtime, whole, address)
+        else:
+            scope["state"][_STATE_KEY] = agent
+            if not route.claims_itself:
+                await _pass_gate(runtime, agent.entry)
         await self._app(scope, _replay(body, receive), send)
 
 
@@ -149,12 +160,20 @@ def _charge_address(runtime: Runtime, route: AgentRoute, address: str) -> None:
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _collect(receive, limit)
+    except TimeoutError:
+        raise MalformedError(f"the body did not arrive within {BODY_SECONDS} seconds") from None
+
+
+async def _collect(receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise TooLargeError("the body ended early")
+            raise MalformedError("the body ended early")
         chunks.append(message.get("body", b""))  # type: ignore[arg-type]
         size += len(chunks[-1])
         if size > limit:
@@ -176,7 +195,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _raw_request(scope: Any, body: bytes) -> RawRequest:
+def _raw_request(scope: Any) -> RawRequest:
     # Some servers put the query into raw_path as well.
     path = scope["raw_path"].split(b"?", 1)[0]
     return RawRequest(
@@ -184,7 +203,6 @@ def _raw_request(scope: Any, body: bytes) -> RawRequest:
         path=path.decode("latin-1"),
         query=scope["query_string"].decode("latin-1"),
         headers=scope["headers"],
-        body=body,
     )
 
 
@@ -200,26 +218,22 @@ async def _verify_newcomer(runtime: Runtime, parsed: ParsedRequest, address: str
     return VerifiedNewcomer(request, address)
 
 
-async def _verify_agent(
-    runtime: Runtime, parsed: ParsedRequest, route: AgentRoute, access: Access, address: str
-) -> VerifiedAgent:
+async def _verify_agent(runtime: Runtime, head: ParsedRequest, access: Access, address: str) -> VerifiedAgent:
     claims = None
-    if parsed.access_token is not None:
+    if head.access_token is not None:
         claims = access_tokens.verify(
-            parsed.access_token,
+            head.access_token,
             secret=runtime.keys.agent_tokens,
             server=runtime.server,
             now=runtime.clock.now(),
         )
-        if claims.key_id != parsed.key_id:
+        if claims.key_id != head.key_id:
             raise TokenError("the access token belongs to another key")
-    agent = await _find(runtime, parsed.key_id)
-    request = parsed.verify(VerifyKey(agent.public_key))
+    agent = await _find(runtime, head.key_id)
+    request = head.verify(VerifyKey(agent.public_key))
     if claims is not None and claims.agent_id != agent.id:
         raise SignatureError("the access token belongs to another agent")
     entry = AgentRequest(agent.id, request, claims, access, address)
-    if not route.claims_itself:
-        await _pass_gate(runtime, entry)
     return VerifiedAgent(entry, agent.organization_id, VerifyKey(agent.executor_key))
 
 

@@ -1,7 +1,6 @@
 """The pages. Each shows what a service says; none decides anything."""
 
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from litestar import Controller, Request, Response, get, post
@@ -209,10 +208,8 @@ def safe_path(target: str) -> str:
     Args:
         target: Untrusted.
     """
-    parts = urlsplit(target) if target.isprintable() else None
-    if parts is None or parts.scheme or parts.netloc or "\\" in target or not target.startswith("/"):
-        return "/"
-    return "/" if target.startswith("//") else target
+    is_path = target.startswith("/") and not target.startswith("//")
+    return target if is_path and "\\" not in target and target.isprintable() else "/"
 
 
 def _whole_or_part(request: AnyRequest, name: str) -> str:
