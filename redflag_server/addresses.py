@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 UNKNOWN = "unknown"
+IPV4 = 4
 
 
 def client_address(scope: Any, trusted_proxies: Sequence[str]) -> str:
@@ -19,15 +20,30 @@ def client_address(scope: Any, trusted_proxies: Sequence[str]) -> str:
         trusted_proxies: Networks of proxies whose word is taken.
     """
     peer = scope.get("client")
-    address = peer[0] if peer else UNKNOWN
+    address = _plain(peer[0] if peer else UNKNOWN)
     if not trusted_proxies:
         return address
     networks = [ipaddress.ip_network(text) for text in trusted_proxies]
     for hop in reversed(_forwarded(scope["headers"])):
         if not _within(address, networks):
             break
-        address = hop
+        address = _plain(hop)
     return address if _is_address(address) else UNKNOWN
+
+
+def network_of(address: str) -> str:
+    """What a limit is charged to: one IPv4 address, or one IPv6 /64, which is what a single host gets."""
+    if not _is_address(address) or ipaddress.ip_address(address).version == IPV4:
+        return address
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _plain(address: str) -> str:
+    """An IPv4 client of a listener for both families arrives as a mapped IPv6 address: call it by its own."""
+    if not _is_address(address):
+        return address
+    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
+    return address if mapped is None else str(mapped)
 
 
 def _forwarded(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:

@@ -6,6 +6,7 @@ import attrs
 
 from redflag_core.ports import Clock
 from redflag_core.rate_limit import RateLimitPolicy, step
+from redflag_server.addresses import network_of
 from redflag_server.problems import RateLimitedError
 
 MAX_ADDRESSES: Final = 100_000
@@ -31,7 +32,7 @@ class AddressLimits:
         Raises:
             RateLimitedError: The limit holds.
         """
-        key = (name, address)
+        key = (name, network_of(address))
         arrival, decision = step(self._arrivals.pop(key, None), self._clock.now().timestamp(), policy)
         self._arrivals[key] = arrival
         if len(self._arrivals) > MAX_ADDRESSES:

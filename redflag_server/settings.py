@@ -138,8 +138,12 @@ def authority_of(url: str) -> str:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is none
+        usable = False
+    if not usable or parts.query or parts.fragment:
         raise ConfigurationError(f"{url!r} is not a public URL: write https://redflag.example.com")
 
 

@@ -44,17 +44,18 @@ async def open_runtime(settings: Settings, clock: Clock, entropy: Entropy) -> Ru
     """
     prepare_directory(settings.data)
     first_start = not settings.database.exists()
-    keys = open_keystore(settings.data, entropy, first_start=first_start)
-    if first_start:
-        write_private(settings.database, b"", replace=False)  # SQLite gives its other files the mode of this one
-    database = Database(settings.database_url)
+    database = None
     try:
+        keys = open_keystore(settings.data, entropy, first_start=first_start)
+        if first_start:
+            write_private(settings.database, b"", replace=False)  # SQLite gives its other files this one's mode
+        database = Database(settings.database_url)
         state = await _open_state(database, keys, clock, entropy)
-    except (DatabaseError, sqlite3.Error, OSError) as error:
-        await database.close()
-        raise ConfigurationError(_sentence(settings.data, error)) from error
-    except BaseException:
-        await database.close()
+    except BaseException as error:
+        if database is not None:
+            await database.close()
+        if isinstance(error, DatabaseError | sqlite3.Error | OSError):
+            raise ConfigurationError(_sentence(settings.data, error)) from error
         raise
     return Runtime(
         settings=settings,
@@ -79,24 +80,34 @@ def hold_directory(data: Path) -> Iterator[None]:
         ConfigurationError: Another server holds it, or the directory cannot be used.
     """
     prepare_directory(data)
-    with (data / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigurationError(f"another RedFlag server uses {data}: stop it first") from None
+    try:
+        handle = os.open(data / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigurationError(_sentence(data, error)) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except BlockingIOError:
+        raise ConfigurationError(f"another RedFlag server uses {data}: stop it first") from None
+    finally:
+        os.close(handle)
 
 
 def prepare_directory(data: Path) -> None:
     """
     Make the data directory private and prove that it can be written.
 
+    Only an empty directory is made private: the mode of one that holds something is its owner's business.
+
     Raises:
-        ConfigurationError: It cannot be made or written, or the disk is full.
+        ConfigurationError: It cannot be made or written, others can read it, or the disk is full.
     """
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data.chmod(0o700)
+        if not any(data.iterdir()):
+            data.chmod(0o700)
+        elif data.stat().st_mode & 0o077:
+            raise ConfigurationError(f"{data} is open to others: chmod 700 it, or choose an empty directory")
         probe = data / ".probe"
         with probe.open("wb") as file:
             file.write(bytes(PROBE_BYTES))

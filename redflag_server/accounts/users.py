@@ -116,7 +116,8 @@ async def disable_user(runtime: Runtime, visible: Scope, user_id: UUID, reason: 
             raise NotFoundError("there is no such user")
         if user.disabled_at is not None:
             return user_item(user)
-        if user.role == UserRole.OWNER and await _owners(session) == 1:
+        is_owner = user.role == UserRole.OWNER and user.organization_id is None
+        if is_owner and await _owners(session) == 1:
             raise ConflictError(f"{user.name} is the last owner: make another one first")
         user.disabled_at = now
         await record(

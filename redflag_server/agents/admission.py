@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
@@ -19,7 +19,7 @@ from redflag_core.machine import BootVerdict, MachineEvidence, MachineVerdict, c
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import STATUS_MESSAGES
 from redflag_server.events.recorder import record
-from redflag_server.problems import AgentStateError
+from redflag_server.problems import AgentStateError, DuplicateMachineError
 
 
 @attrs.define
@@ -77,11 +77,14 @@ class Outcome:
             )
 
 
-def admit(agent: Any, evidence: MachineEvidence | None, boot_id: str | None, now: datetime) -> Outcome:
+async def admit(
+    session: AsyncSession, agent: Any, evidence: MachineEvidence | None, boot_id: str | None, now: datetime
+) -> Outcome:
     """
     Judge the machine of a verified request.
 
     Args:
+        session: The open write transaction.
         agent: Row of `Agent`, locked.
         evidence: Verified evidence; None when the request's access token vouches for it.
         boot_id: Boot id sent.
@@ -97,6 +100,8 @@ def admit(agent: Any, evidence: MachineEvidence | None, boot_id: str | None, now
             _refuse_mismatch(outcome, evidence)
             return outcome
         if evidence.digest != agent.evidence_digest:
+            if evidence.binding != agent.machine_binding:
+                await refuse_duplicate(session, evidence)
             _adopt(outcome, evidence)
     outcome.changes.update(last_match_at=now)
     if agent.mismatch_since is not None:
@@ -105,13 +110,27 @@ def admit(agent: Any, evidence: MachineEvidence | None, boot_id: str | None, now
     return outcome
 
 
+async def refuse_duplicate(session: AsyncSession, evidence: MachineEvidence) -> None:
+    """
+    A machine id belongs to one machine of the installation.
+
+    Raises:
+        DuplicateMachineError: Another agent has this machine id.
+    """
+    query = select(Agent.id).where(Agent.machine_binding == evidence.binding, Agent.status != AgentStatus.REVOKED)
+    if (await session.scalars(query.limit(1))).first() is not None:
+        raise DuplicateMachineError("another agent has this machine id: use a random one, and register again")
+
+
 def _refuse_mismatch(outcome: Outcome, evidence: MachineEvidence) -> None:
     """Note what was shown, for an operator who approves it. The record itself stays as it is."""
-    outcome.changes["presented_evidence"] = codec.unstructure(evidence)
-    if outcome.agent.mismatch_since is None:
-        outcome.changes["mismatch_since"] = outcome.now
-    message = f"A request with the key of {outcome.agent.hostname} came from another machine; it was refused."
-    outcome.note("agent.machine_mismatch", message, code="machine_mismatch")
+    presented = codec.unstructure(evidence)
+    if outcome.agent.mismatch_since is None or outcome.agent.presented_evidence != presented:
+        # Once for each machine: a copy that tries again every minute tells nothing new.
+        outcome.changes["presented_evidence"] = presented
+        outcome.changes["mismatch_since"] = outcome.agent.mismatch_since or outcome.now
+        message = f"A request with the key of {outcome.agent.hostname} came from another machine; it was refused."
+        outcome.note("agent.machine_mismatch", message, code="machine_mismatch")
     outcome.refusal = MachineMismatchError(
         "this is not the machine that was registered: register it, or ask an operator to approve the change"
     )

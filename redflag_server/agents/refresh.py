@@ -18,8 +18,8 @@ from redflag_server.agents import access_tokens
 from redflag_server.agents.access_tokens import AccessClaims
 from redflag_server.agents.admission import Outcome, admit
 from redflag_server.agents.statements import open_evidence, open_state
-from redflag_server.agents.tables import Agent
 from redflag_server.checkin.authentication import VerifiedAgent
+from redflag_server.checkin.claims import recheck
 from redflag_server.problems import RefreshForkError
 from redflag_server.runtime import Runtime
 from redflag_server.trust.tables import ServerState
@@ -46,10 +46,9 @@ async def give_token(runtime: Runtime, sender: VerifiedAgent, body: TokenRequest
     current, successor = secret_digest(body.current), hex_decode(body.next_hash, 32)
     async with runtime.database.write() as session:
         now = runtime.clock.now()
-        query = select(Agent.__table__).where(Agent.id == agent_id).with_for_update()
-        agent = (await session.execute(query)).one()
+        agent = await recheck(session, sender.entry)
         gen = (await session.scalars(select(ServerState.gen))).one()
-        outcome = admit(agent, evidence, body.boot_id, now)
+        outcome = await admit(session, agent, evidence, body.boot_id, now)
         if outcome.refusal is None:
             verdict, chain = judge_refresh(
                 _chain_of(agent),

@@ -21,11 +21,12 @@ from redflag_core.enrolment import (
 )
 from redflag_core.machine import MachineEvidence
 from redflag_core.messages import Register, Registered
+from redflag_server.agents.admission import refuse_duplicate
 from redflag_server.agents.statements import check_proof
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.checkin.authentication import VerifiedNewcomer
 from redflag_server.events.recorder import record
-from redflag_server.problems import DuplicateMachineError, RegistrationConflictError, RegistrationRefusedError
+from redflag_server.problems import RegistrationConflictError, RegistrationRefusedError
 from redflag_server.runtime import Runtime
 
 
@@ -61,7 +62,7 @@ async def register(runtime: Runtime, newcomer: VerifiedNewcomer, body: Register)
             return _registered(runtime, recorded)
         now = runtime.clock.now()
         token = await _usable_token(session, token_id, digest, newcomer.address, now)
-        await _refuse_duplicate(session, evidence)
+        await refuse_duplicate(session, evidence)
         await _take_seat(session, token)
         agent = _new_agent(token, body, claim=claim, evidence=evidence, address=newcomer.address, now=now)
         session.add(agent)
@@ -109,12 +110,6 @@ async def _take_seat(session: AsyncSession, token: RegistrationToken) -> None:
     )
     if taken is None:
         raise RegistrationRefusedError("every seat of this registration token is taken: ask for a new one")
-
-
-async def _refuse_duplicate(session: AsyncSession, evidence: MachineEvidence) -> None:
-    query = select(Agent.id).where(Agent.machine_binding == evidence.binding, Agent.status != AgentStatus.REVOKED)
-    if (await session.scalars(query.limit(1))).first() is not None:
-        raise DuplicateMachineError("another agent has this machine id: use a random one, and register again")
 
 
 def _new_agent(

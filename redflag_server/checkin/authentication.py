@@ -35,7 +35,7 @@ from redflag_core.signed_requests import Request as RawRequest
 from redflag_server.addresses import client_address
 from redflag_server.agents import access_tokens
 from redflag_server.agents.tables import Agent
-from redflag_server.checkin.claims import AgentRequest, claim, store_arrival
+from redflag_server.checkin.claims import AgentRequest, claim
 from redflag_server.checkin.nonces import NonceUse, claim_nonces
 from redflag_server.problems import TokenError, UnsupportedEncodingError
 from redflag_server.runtime import Runtime
@@ -127,6 +127,7 @@ class AgentAuthentication:
         if agent is None:
             scope["state"][_STATE_KEY] = await _verify_newcomer(runtime, whole, address)
         else:
+            # Known from here on: also an event about a refusal at the gate belongs to this agent.
             scope["state"][_STATE_KEY] = agent
             if not route.claims_itself:
                 await _pass_gate(runtime, agent.entry)
@@ -250,7 +251,5 @@ async def _pass_gate(runtime: Runtime, entry: AgentRequest) -> None:
     now = runtime.clock.now()
     async with runtime.database.write() as session:
         (result,) = await claim(session, [entry], now=now, policy=runtime.settings.agent_limit)
-        if not isinstance(result, RedFlagError):
-            await store_arrival(session, result)
     if isinstance(result, RedFlagError):
         raise result

@@ -4,7 +4,7 @@ The gate of every agent request after its signature: nonce, status, token, evide
 A request that fails later does not get its nonce back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -15,12 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.enrolment import Access, AgentStatus, allows
 from redflag_core.errors import RedFlagError, ReplayError, UnknownKeyError
+from redflag_core.freshness import TOLERANCE
 from redflag_core.rate_limit import RateLimitPolicy, step
 from redflag_core.signed_requests import VerifiedRequest
 from redflag_server.agents.access_tokens import AccessClaims
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.nonces import NonceUse, claim_nonces
-from redflag_server.problems import AgentStateError, RateLimitedError, TokenError
+from redflag_server.problems import AgentStateError, RateLimitedError, TokenError, UnavailableError
 from redflag_server.trust.tables import ServerState
 
 LIMIT_NAME: Final = "agent"
@@ -59,68 +60,67 @@ class AgentRequest:
         return NonceUse(self.request.created, self.request.key_id, self.request.nonce)
 
 
-@attrs.frozen
-class Claimed:
-    """
-    A request that passed the gate.
-
-    Attributes:
-        agent: The agent's record, a row of `Agent`, locked.
-        rate_arrival: Its new arrival time; to be stored in the same transaction.
-    """
-
-    agent: Any
-    rate_arrival: float
-
-
 async def claim(
     session: AsyncSession, requests: Sequence[AgentRequest], *, now: datetime, policy: RateLimitPolicy
-) -> list[Claimed | RedFlagError]:
+) -> list[Any | RedFlagError]:
     """
     Judge a batch of verified requests: who passes, and why the others do not.
 
-    Claims the nonces. Does not store the arrival times: see `store_arrival`.
+    Claims the nonces and charges the rate limits: of refused requests as well, for they cost as much.
 
     Args:
         session: The open write transaction.
         requests: Verified requests, in order of arrival.
         now: Database time, aware UTC.
         policy: Rate limit of one agent.
+
+    Returns:
+        For each request the agent's record (a row of `Agent`, locked), or the refusal.
     """
     horizon = (await session.scalars(select(ServerState.nonce_horizon))).one()
     free = await claim_nonces(session, [entry.nonce_use for entry in requests], horizon=horizon)
     agents = await _agents(session, {entry.agent_id for entry in requests})
-    arrivals = {agent_id: agent.rate_arrival for agent_id, agent in agents.items()}
-    results: list[Claimed | RedFlagError] = []
+    arrivals: dict[UUID, float] = {}
+    results: list[Any | RedFlagError] = []
     for entry in requests:
-        first_use = entry.nonce_use in free
-        free.discard(entry.nonce_use)
         agent = agents.get(entry.agent_id)
-        refusal = _refusal(entry, agent, first_use)
-        if refusal is None:
-            arrival, decision = step(arrivals[entry.agent_id], now.timestamp(), policy)
-            arrivals[entry.agent_id] = arrival
-            refusal = None if decision.allowed else RateLimitedError(decision, LIMIT_NAME)
-        results.append(refusal or Claimed(agent, arrival))
+        if entry.nonce_use not in free:
+            results.append(_not_free(entry, horizon, now))
+            continue
+        free.discard(entry.nonce_use)
+        limited = None
+        if agent is not None:
+            before = arrivals.get(agent.id, agent.rate_arrival)
+            arrivals[agent.id], decision = step(before, now.timestamp(), policy)
+            limited = None if decision.allowed else RateLimitedError(decision, LIMIT_NAME)
+        results.append(limited or refusal_of(entry, agent) or agent)
+    await _store_arrivals(session, arrivals)
     return results
 
 
-async def store_arrival(session: AsyncSession, claimed: Claimed) -> None:
-    """Store what the rate limit was charged."""
-    table = Agent.__table__
-    statement = update(table).where(table.c.id == claimed.agent.id)  # type: ignore[arg-type]
-    await session.execute(statement.values(rate_arrival=claimed.rate_arrival))
+async def recheck(session: AsyncSession, entry: AgentRequest) -> Any:
+    """
+    The record of an agent that passed the gate in an earlier transaction, if it would still pass.
+
+    Args:
+        session: The open write transaction, in which the request is carried out.
+        entry: The request.
+
+    Returns:
+        The agent's record, a row of `Agent`, locked.
+
+    Raises:
+        RedFlagError: It was cut off meanwhile.
+    """
+    agent = (await _agents(session, {entry.agent_id})).get(entry.agent_id)
+    refusal = refusal_of(entry, agent)
+    if refusal is not None:
+        raise refusal
+    return agent
 
 
-async def _agents(session: AsyncSession, ids: set[UUID]) -> dict[UUID, Any]:
-    # Locked in the order of their ids: crossing batches of two replicas must not wait in a circle.
-    query = select(Agent.__table__).where(Agent.id.in_(ids)).order_by(Agent.id).with_for_update()
-    return {row.id: row for row in await session.execute(query)}
-
-
-def _refusal(entry: AgentRequest, agent: Any, first_use: bool) -> RedFlagError | None:
-    if not first_use:
-        return ReplayError("this request was received before: sign each attempt with a fresh nonce")
+def refusal_of(entry: AgentRequest, agent: Any) -> RedFlagError | None:
+    """Why an agent's record does not allow a verified request, or None."""
     if agent is None or agent.key_id != entry.request.key_id:
         return UnknownKeyError("this key is not registered here")
     status = AgentStatus(agent.status)
@@ -132,3 +132,23 @@ def _refusal(entry: AgentRequest, agent: Any, first_use: bool) -> RedFlagError |
     if claims is not None and claims.evidence_digest != agent.evidence_digest:
         return TokenError("the access token was given for other machine evidence: ask for a new one")
     return None
+
+
+def _not_free(entry: AgentRequest, horizon: int, now: datetime) -> RedFlagError:
+    """A restored server does not know which nonces were used last: it says so until that is over."""
+    if entry.request.created <= horizon and horizon > now.timestamp() - TOLERANCE:
+        return UnavailableError("the server was restored a moment ago: try again in some minutes")
+    return ReplayError("this request was received before: sign each attempt with a fresh nonce")
+
+
+async def _agents(session: AsyncSession, ids: set[UUID]) -> dict[UUID, Any]:
+    # Locked in the order of their ids: crossing batches of two replicas must not wait in a circle.
+    query = select(Agent.__table__).where(Agent.id.in_(ids)).order_by(Agent.id).with_for_update()
+    return {row.id: row for row in await session.execute(query)}
+
+
+async def _store_arrivals(session: AsyncSession, arrivals: Mapping[UUID, float]) -> None:
+    table = Agent.__table__
+    for agent_id, arrival in sorted(arrivals.items()):
+        statement = update(table).where(table.c.id == agent_id)  # type: ignore[arg-type]
+        await session.execute(statement.values(rate_arrival=arrival))

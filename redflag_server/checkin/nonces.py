@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import attrs
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redflag_core.freshness import horizon_after_purge
+from redflag_core.freshness import RETENTION, TOLERANCE, horizon_after_purge
 from redflag_server.checkin.tables import Nonce
+from redflag_server.events.recorder import record
 from redflag_server.runtime import Runtime
 from redflag_server.trust.tables import ServerState
 
@@ -45,11 +46,22 @@ async def claim_nonces(session: AsyncSession, uses: Sequence[NonceUse], *, horiz
 
 
 async def purge_nonces(runtime: Runtime) -> None:
-    """Forget nonces that no request can use any more. The horizon is stored first, so none becomes free again."""
-    horizon = horizon_after_purge(runtime.clock.now())
+    """
+    Forget nonces that no request can use any more. The horizon is stored first, so none becomes free again.
+
+    A horizon that is further ahead than a restore sets it was stored while the clock was wrong. It is set to the
+    end of the tolerance: everything signed until now stays refused, and agents come in again within minutes.
+    """
+    now = runtime.clock.now()
+    moment, horizon = int(now.timestamp()), horizon_after_purge(now)
     async with runtime.database.write() as session:
-        await session.execute(
-            update(ServerState).where(ServerState.nonce_horizon < horizon).values(nonce_horizon=horizon)
-        )
+        stored = (await session.scalars(select(ServerState.nonce_horizon))).one()
+        if stored > moment + RETENTION:
+            horizon = moment + TOLERANCE
+            message = "The server's clock was far ahead and was set back: requests signed before are refused."
+            await record(session, at=now, kind="server.clock_set_back", actor="server", message=message)
+        elif stored >= horizon:
+            return
+        await session.execute(update(ServerState).values(nonce_horizon=horizon))
     async with runtime.database.write() as session:
         await session.execute(delete(Nonce).where(Nonce.created <= horizon))

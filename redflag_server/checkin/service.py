@@ -22,7 +22,7 @@ from redflag_core.scanning import ScanStatus
 from redflag_server.agents.admission import admit
 from redflag_server.agents.statements import open_evidence, open_state
 from redflag_server.checkin.authentication import VerifiedAgent
-from redflag_server.checkin.claims import AgentRequest, Claimed, claim
+from redflag_server.checkin.claims import AgentRequest, claim, recheck
 from redflag_server.packages.tables import Scanner
 from redflag_server.runtime import Runtime
 from redflag_server.trust.tables import ServerState, TrustDocument
@@ -87,25 +87,38 @@ async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[Ch
         now = runtime.clock.now()
         entries = [request.entry for request in batch]
         gate = await claim(session, entries, now=now, policy=runtime.settings.agent_limit)
-        passed = [result.agent.id for result in gate if isinstance(result, Claimed)]
+        passed = [result.id for result in gate if not isinstance(result, RedFlagError)]
         common = await _common(session, now, passed)
         answers: list[CheckInAnswer | RedFlagError] = []
+        seen: set[UUID] = set()
         for request, result in zip(batch, gate, strict=True):
             if isinstance(result, RedFlagError):
                 answers.append(result)
-            else:
-                jitter = int.from_bytes(runtime.entropy.token(4)) / 2**32
-                pause = next_check_in(base=runtime.settings.check_in_seconds, jitter=jitter)
-                answers.append(await _answer(session, request, result, common, pause))
+                continue
+            # What an earlier request of this batch changed, another of the same agent must see.
+            agent = await _again(session, request) if result.id in seen else result
+            seen.add(result.id)
+            if isinstance(agent, RedFlagError):
+                answers.append(agent)
+                continue
+            jitter = int.from_bytes(runtime.entropy.token(4)) / 2**32
+            pause = next_check_in(base=runtime.settings.check_in_seconds, jitter=jitter)
+            answers.append(await _answer(session, request, agent, common, pause))
         return answers
 
 
+async def _again(session: AsyncSession, request: CheckInRequest) -> Any:
+    try:
+        return await recheck(session, request.entry)
+    except RedFlagError as refusal:
+        return refusal
+
+
 async def _answer(
-    session: AsyncSession, request: CheckInRequest, claimed: Claimed, common: _Common, pause: int
+    session: AsyncSession, request: CheckInRequest, agent: Any, common: _Common, pause: int
 ) -> CheckInAnswer | RedFlagError:
-    agent, now = claimed.agent, common.now
-    outcome = admit(agent, request.evidence, request.body.boot_id, now)
-    outcome.changes["rate_arrival"] = claimed.rate_arrival
+    now = common.now
+    outcome = await admit(session, agent, request.evidence, request.body.boot_id, now)
     if outcome.refusal is None:
         outcome.changes.update(_news(agent, request, now, pause))
     await outcome.store(session)

@@ -2,18 +2,24 @@
 
 import hashlib
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.encoding import dump_json
 from redflag_core.messages import ClientError as WireError
 from redflag_core.messages import Errors
 from redflag_server.checkin.authentication import VerifiedAgent
+from redflag_server.checkin.claims import recheck
 from redflag_server.client_errors.tables import ClientError, ErrorBatch
 from redflag_server.events.recorder import record
 from redflag_server.problems import ConflictError
 from redflag_server.runtime import Runtime
+
+MAX_KINDS: Final = 500
+"""Kinds of errors kept for one agent: far more than anybody reads, and at most some megabytes."""
 
 
 async def accept_errors(runtime: Runtime, sender: VerifiedAgent, body: Errors) -> None:
@@ -25,6 +31,7 @@ async def accept_errors(runtime: Runtime, sender: VerifiedAgent, body: Errors) -
     """
     agent_id, organization_id = sender.entry.agent_id, sender.organization_id
     async with runtime.database.write() as session:
+        await recheck(session, sender.entry)
         now = runtime.clock.now()
         batch = await session.get(ErrorBatch, UUID(body.batch_id))
         if batch is not None:
@@ -44,17 +51,32 @@ async def accept_errors(runtime: Runtime, sender: VerifiedAgent, body: Errors) -
                 known.count += error.count
                 known.last_seen_at = max(known.last_seen_at, _time(error.last_seen))
             await session.flush()
-        if body.dropped:
+        forgotten = await _forget_oldest(session, agent_id)
+        if body.dropped or forgotten:
             await record(
                 session,
                 at=now,
                 kind="agent.errors_dropped",
                 actor=f"agent:{agent_id}",
-                message=f"The agent had to drop {body.dropped} errors that it could not send.",
+                message=f"Errors are missing: {body.dropped} dropped by the agent, {forgotten} kinds by the server.",
                 organization_id=organization_id,
                 agent_id=agent_id,
-                data={"dropped": body.dropped},
+                data={"dropped": body.dropped, "forgotten": forgotten},
             )
+
+
+async def _forget_oldest(session: AsyncSession, agent_id: UUID) -> int:
+    """Keep the newest `MAX_KINDS` kinds of errors of an agent: one machine must not fill the disk."""
+    oldest = (
+        select(ClientError.id)
+        .where(ClientError.agent_id == agent_id)
+        .order_by(ClientError.last_seen_at.desc(), ClientError.id.desc())
+        .offset(MAX_KINDS)
+    )
+    ids = (await session.scalars(oldest)).all()
+    if ids:
+        await session.execute(delete(ClientError).where(ClientError.id.in_(ids)))
+    return len(ids)
 
 
 def _digest(error: WireError) -> str:

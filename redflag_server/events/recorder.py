@@ -24,7 +24,7 @@ MAX_REMEMBERED: Final = 10_000
 REFUSAL_POLICY: Final = RateLimitPolicy(count=6, period_seconds=60, burst=20)
 """Events written for one (code, address): the rest is counted, so that an attacker cannot fill the disk."""
 
-GLOBAL_REFUSAL_POLICY: Final = RateLimitPolicy(count=120, period_seconds=60, burst=500)
+CODE_REFUSAL_POLICY: Final = RateLimitPolicy(count=120, period_seconds=60, burst=500)
 
 
 async def record(
@@ -85,7 +85,7 @@ class Refusal:
 @attrs.define
 class RefusalRecorder:
     """
-    Records refused requests as events, bounded by code and address and over all.
+    Records refused requests as events, bounded by code and address, and by code over all addresses.
 
     What is not written is counted, and the count goes into the next event of the same kind.
     """
@@ -93,7 +93,7 @@ class RefusalRecorder:
     _database: Database
     _clock: Clock
     _arrivals: dict[tuple[str, str], tuple[float, int]] = attrs.field(factory=dict, init=False)
-    _overall: float | None = attrs.field(default=None, init=False)
+    _by_code: dict[str, float] = attrs.field(factory=dict, init=False)
 
     async def record(self, refusal: Refusal) -> None:
         """Write an event, or count it. A database that cannot be written is logged, not raised."""
@@ -111,7 +111,9 @@ class RefusalRecorder:
         arrival, suppressed = self._arrivals.pop(key, (None, 0))
         arrival, own = step(arrival, now, REFUSAL_POLICY)
         if own.allowed:
-            self._overall, overall = step(self._overall, now, GLOBAL_REFUSAL_POLICY)
+            # Each code has a budget of its own: a flood of one kind must not hide another.
+            overall_arrival, overall = step(self._by_code.get(key[0]), now, CODE_REFUSAL_POLICY)
+            self._by_code[key[0]] = overall_arrival
         admitted = own.allowed and overall.allowed
         self._arrivals[key] = (arrival, 0 if admitted else suppressed + 1)
         if len(self._arrivals) > MAX_REMEMBERED:

@@ -6,6 +6,7 @@ from typing import Final
 
 from redflag_server.agents.sweep import mark_changed_hardware
 from redflag_server.checkin.nonces import purge_nonces
+from redflag_server.jobs.retention import forget_old
 from redflag_server.jobs.service import Job
 from redflag_server.runtime import Runtime
 from redflag_server.trust import service as trust
@@ -20,5 +21,6 @@ async def renew_bundle(runtime: Runtime) -> None:
 JOBS: Final[Mapping[str, Job]] = {
     "renew-trust-bundle": Job(timedelta(hours=1), renew_bundle),
     "purge-nonces": Job(timedelta(minutes=1), purge_nonces),
+    "forget-old": Job(timedelta(hours=6), forget_old),
     "mark-changed-hardware": Job(timedelta(minutes=10), mark_changed_hardware),
 }

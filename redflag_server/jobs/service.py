@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 import attrs
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 
 from redflag_server.jobs.tables import Schedule
 from redflag_server.runtime import Runtime
@@ -75,15 +75,15 @@ async def keep_running(runtime: Runtime, jobs: Mapping[str, Job], stop: asyncio.
 
 async def _claim(runtime: Runtime, name: str, job: Job) -> bool:
     now = runtime.clock.now()
+    # A time further ahead than one interval was written while the clock was wrong: it must not stop the job.
+    due = or_(Schedule.next_due <= now, Schedule.next_due > now + job.every)
     async with runtime.database.read() as session:
-        due = await session.scalar(select(Schedule.name).where(Schedule.name == name, Schedule.next_due <= now))
-    if due is None:
+        found = await session.scalar(select(Schedule.name).where(Schedule.name == name, due))
+    if found is None:
         return False
     async with runtime.database.write() as session:
         result = await session.execute(
-            update(Schedule)
-            .where(Schedule.name == name, Schedule.next_due <= now)
-            .values(next_due=now + job.every, last_run=now)
+            update(Schedule).where(Schedule.name == name, due).values(next_due=now + job.every, last_run=now)
         )
         return bool(result.rowcount)  # type: ignore[attr-defined]
 

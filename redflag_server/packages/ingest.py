@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import attrs
-from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy import bindparam, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from redflag_core.errors import MalformedError
-from redflag_core.messages import Report, ReportAccepted
+from redflag_core.messages import MAX_SCANNERS, Report, ReportAccepted
 from redflag_core.scanning import (
     SCANNED_STATES,
     PackageKey,
@@ -25,12 +25,14 @@ from redflag_core.scanning import (
 )
 from redflag_core.scanning import Package as ScannedPackage
 from redflag_server.checkin.authentication import VerifiedAgent
+from redflag_server.checkin.claims import recheck
 from redflag_server.events.recorder import record
 from redflag_server.packages.tables import Package, Scanner, ScanReport
 from redflag_server.problems import ConflictError
 from redflag_server.runtime import Runtime
 
-EMPTY_HASH = inventory_hash(())
+KEYS_AT_ONCE: Final = 5_000
+"""Package keys in one statement: two variables each, and SQLite takes 32,766."""
 
 
 async def accept_report(runtime: Runtime, sender: VerifiedAgent, name: str, report: Report) -> ReportAccepted:
@@ -52,6 +54,7 @@ async def accept_report(runtime: Runtime, sender: VerifiedAgent, name: str, repo
         ConflictError: The report id was used by another report.
     """
     async with runtime.database.write() as session:
+        await recheck(session, sender.entry)
         now = runtime.clock.now()
         ingest = _Ingest(session, sender.entry.agent_id, sender.organization_id, name, report, now)
         repeated = await ingest.repeated()
@@ -95,6 +98,9 @@ class _Ingest:
         found = (await self.session.scalars(query.with_for_update())).one_or_none()
         if found is not None:
             return found
+        others = select(func.count()).select_from(Scanner).where(Scanner.agent_id == self.agent_id)
+        if (await self.session.scalars(others)).one() >= MAX_SCANNERS:
+            raise ConflictError(f"an agent has at most {MAX_SCANNERS} scanners")
         return Scanner(
             organization_id=self.organization_id,
             agent_id=self.agent_id,
@@ -182,10 +188,14 @@ class _Ingest:
         """Rows of this scanner by key: all of them, or those with *keys*."""
         table = Package.__table__
         query = select(table).where(table.c.agent_id == self.agent_id, table.c.scanner == self.name)
-        if keys is not None:
-            pairs = sorted((key.name, key.arch) for key in keys)
-            query = query.where(tuple_(table.c.name, table.c.arch).in_(pairs))
-        return {PackageKey(row.name, row.arch): row for row in await self.session.execute(query)}
+        if keys is None:
+            return {PackageKey(row.name, row.arch): row for row in await self.session.execute(query)}
+        rows: dict[PackageKey, Any] = {}
+        pairs = sorted((key.name, key.arch) for key in keys)
+        for start in range(0, len(pairs), KEYS_AT_ONCE):
+            part = query.where(tuple_(table.c.name, table.c.arch).in_(pairs[start : start + KEYS_AT_ONCE]))
+            rows.update({PackageKey(row.name, row.arch): row for row in await self.session.execute(part)})
+        return rows
 
     async def _write(
         self,
@@ -228,7 +238,8 @@ class _Ingest:
     def _changed(self, row: Any, package: ScannedPackage) -> dict[str, Any]:
         state = fold(PackageState(row.state), package.state, scan_ok=True)
         state_at = row.state_at if state == row.state else self.now
-        return {"row": row.id, "state": state, "state_at": state_at, **_columns(package)}
+        changes = {"state": state, "state_at": state_at, "manager": self.report.manager}
+        return {"row": row.id, **changes, **_columns(package)}
 
     def _closed(self, row: Any) -> dict[str, Any]:
         state = fold(PackageState(row.state), None, scan_ok=True)

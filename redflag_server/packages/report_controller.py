@@ -37,7 +37,7 @@ class ReportController(Controller):
     )
     async def send_report(
         self,
-        scanner: Annotated[str, Parameter(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="Name of the scanner.")],
+        scanner: Annotated[str, Parameter(pattern=r"^[a-z][a-z0-9_]{0,31}\Z", description="Name of the scanner.")],
         data: Annotated[Parsed[Report], Body(examples=[example(REPORT)])],
         agent: Injected[VerifiedAgent],
         runtime: Injected[Runtime],

@@ -62,7 +62,7 @@ class Package(Tenant):
 
     __tablename__ = "packages"
     __table_args__ = (
-        UniqueConstraint("agent_id", "manager", "name", "arch"),
+        UniqueConstraint("agent_id", "scanner", "name", "arch"),
         CheckConstraint(enum_check("state", PackageState), name="state"),
         CheckConstraint(enum_check("observed", PackageState), name="observed"),
         CheckConstraint(enum_check("severity", Severity), name="severity"),

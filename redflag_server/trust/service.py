@@ -1,7 +1,8 @@
 """The trust bundle and root documents: made at first start, renewed before their end, served as they are."""
 
 import hashlib
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import insert, select
@@ -16,10 +17,12 @@ from redflag_core.messages import MAX_BUNDLE_BYTES, Role, TrustBundle, TrustedKe
 from redflag_core.ports import Clock, Entropy
 from redflag_core.trust import first_root, new_bundle, renewal_due, sign_bundle
 from redflag_server.events.recorder import record
+from redflag_server.events.tables import Event
 from redflag_server.trust.keystore import KeyStore
 from redflag_server.trust.tables import ServerState, TrustDocument
 
-KEY_VALIDITY_SECONDS = 10 * 365 * 86_400
+RENEWAL_DUE: Final = "trust.renewal_due"
+KEY_VALIDITY_SECONDS: Final = 10 * 365 * 86_400
 """Validity of command and checkpoint keys within bundles: bundles end much sooner; rotation replaces keys."""
 
 
@@ -54,7 +57,10 @@ async def renew(session: AsyncSession, root: SigningKey | None, *, now: datetime
         Whether a new one was issued. Without the root key on the server nothing is.
     """
     held = read_bundle(await current_bundle(session))
-    if root is None or not renewal_due(held, now=now):
+    if not renewal_due(held, now=now):
+        return False
+    if root is None:
+        await _warn(session, held, now)
         return False
     bundle = new_bundle(held.server, held.keys, version=held.version + 1, epoch=held.epoch, now=now)
     await _store(session, "bundle", bundle.version, sign_bundle(bundle, root), now)
@@ -67,6 +73,16 @@ async def renew(session: AsyncSession, root: SigningKey | None, *, now: datetime
         data={"version": bundle.version, "not_after": bundle.not_after},
     )
     return True
+
+
+async def _warn(session: AsyncSession, held: TrustBundle, now: datetime) -> None:
+    """Say once a day that the bundle must be renewed by hand."""
+    since = select(Event.id).where(Event.kind == RENEWAL_DUE, Event.at > now - timedelta(days=1))
+    if (await session.scalars(since.limit(1))).first() is not None:
+        return
+    end = datetime.fromtimestamp(held.not_after, tz=UTC)
+    message = f"The trust bundle ends on {end:%Y-%m-%d}, and the root key is not on this server: renew it by hand."
+    await record(session, at=now, kind=RENEWAL_DUE, actor="server", message=message)
 
 
 async def current_bundle(session: AsyncSession) -> TrustDocument:

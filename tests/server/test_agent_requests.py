@@ -370,7 +370,7 @@ async def test_a_purge_does_not_free_a_nonce(server: Server):
     answer = await signed.send(server.client)
 
     assert [] == await server.rows(Nonce)
-    assert (401, "replayed") == (answer.status_code, answer.json()["code"])
+    assert (503, "unavailable") == (answer.status_code, answer.json()["code"])
 
 
 async def test_check_in_notes_who_was_there(server: Server):

@@ -354,7 +354,7 @@ def upgrade() -> None:
             ondelete="RESTRICT",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_packages")),
-        sa.UniqueConstraint("agent_id", "manager", "name", "arch", name=op.f("uq_packages_agent_id")),
+        sa.UniqueConstraint("agent_id", "scanner", "name", "arch", name=op.f("uq_packages_agent_id")),
     )
     with op.batch_alter_table("packages", schema=None) as batch_op:
         batch_op.create_index(

@@ -1,0 +1,28 @@
+"""What is forgotten, and when. Events are history and stay; the inventory itself is never touched."""
+
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import delete
+
+from redflag_server.client_errors.tables import ClientError, ErrorBatch
+from redflag_server.packages.tables import Package, ScanReport
+from redflag_server.runtime import Runtime
+
+KEEP_REPORTS: Final = timedelta(days=30)
+"""Records of accepted reports: an agent sends the same report again for minutes, people look back for days."""
+
+KEEP_ERRORS: Final = timedelta(days=90)
+KEEP_GONE_PACKAGES: Final = timedelta(days=90)
+"""Packages that are no longer installed: after a quarter, one that comes back is a new one."""
+
+
+async def forget_old(runtime: Runtime) -> None:
+    """Delete what nobody needs any more."""
+    now = runtime.clock.now()
+    async with runtime.database.write() as session:
+        await session.execute(delete(ScanReport).where(ScanReport.received_at < now - KEEP_REPORTS))
+        await session.execute(delete(ErrorBatch).where(ErrorBatch.received_at < now - KEEP_REPORTS))
+        await session.execute(delete(ClientError).where(ClientError.last_seen_at < now - KEEP_ERRORS))
+        gone = (Package.present.is_(False), Package.state_at < now - KEEP_GONE_PACKAGES)
+        await session.execute(delete(Package).where(*gone))
