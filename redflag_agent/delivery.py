@@ -7,7 +7,7 @@ from typing import Final
 import attrs
 
 from redflag_agent import host
-from redflag_agent.answers import ServerRefusedError, ThrottledError
+from redflag_agent.answers import ServerRefusedError
 from redflag_agent.error_log import ErrorLog
 from redflag_agent.executor import Evidence, Executor
 from redflag_agent.outbox import LAST_CHECK_IN, Outbox, StoredReport
@@ -18,13 +18,14 @@ from redflag_agent.tokens import Tokens, member
 from redflag_agent.trust import TrustStore
 from redflag_core import codec
 from redflag_core.enrolment import Access, AgentStatus, allows
-from redflag_core.errors import MalformedError, VerificationError
+from redflag_core.errors import ExpiredError, MalformedError, VerificationError
 from redflag_core.freshness import unix
 from redflag_core.messages import (
     MAX_SMALL_BODY,
     Accepted,
     CheckIn,
     CheckInAnswer,
+    Errors,
     OperatingSystem,
     ReportAccepted,
     ScannerState,
@@ -37,6 +38,12 @@ log = logging.getLogger(__name__)
 
 MAX_PACE: Final = 3600
 """Seconds. Longest pause that a server may order: an operator must be able to reach an agent within the hour."""
+
+NOT_NOW: Final = frozenset({401, 403, 408, 429})
+"""Refusals (4xx) that are not about what was sent: not known, not allowed yet, too slow, too many."""
+
+UNSENT_ERRORS: Final = "errors"
+"""Subsystem of the error that tells that a batch of errors was refused."""
 
 
 @attrs.frozen
@@ -76,6 +83,7 @@ class Delivery:
     tell: Tell
     _announced: _Announcement | None = attrs.field(default=None, init=False)
     _refused_bundle: str | None = attrs.field(default=None, init=False)
+    _told_bundle: str | None = attrs.field(default=None, init=False)
 
     async def round(self) -> float:
         """
@@ -125,16 +133,23 @@ class Delivery:
         return answer
 
     async def _refresh_trust(self, digest: str) -> None:
-        """Fetch an announced bundle. One that is not to be believed is told once and changes nothing."""
+        """
+        Fetch an announced bundle. One that is not to be believed is told once and changes nothing.
+
+        It is not fetched again, unless it is past its end: this machine's clock may be ahead, and be set right.
+        """
         if self.trust.is_current(digest) or digest == self._refused_bundle:
             return
         try:
             await self.trust.refresh(self.tokens.client, member(self.state.state).pins)
             log.info(line("trust_refreshed", version=self.state.state.bundle_version))
         except VerificationError as error:
-            self._refused_bundle = digest
-            self.errors.record("trust", error)
-            log.warning(line("trust_refused", code=error.code, detail=error.message))
+            if not isinstance(error, ExpiredError):
+                self._refused_bundle = digest
+            if digest != self._told_bundle:
+                self._told_bundle = digest
+                self.errors.record("trust", error)
+                log.warning(line("trust_refused", code=error.code, detail=error.message))
 
     async def _send_reports(self, answer: CheckInAnswer, evidence: Evidence) -> None:
         for scanner in answer.reports_wanted:
@@ -152,10 +167,8 @@ class Delivery:
             accepted = await self._post_report(scanner, stored, known, evidence)
             if not accepted and known is not None:
                 accepted = await self._post_report(scanner, stored, None, evidence)
-        except ThrottledError:
-            raise
         except ServerRefusedError as refusal:
-            if refusal.status in (401, 403):
+            if refusal.status in NOT_NOW:
                 raise
             self.outbox.refuse(scanner, stored.report_id, refusal.problem)
             self.errors.record(f"report.{scanner}", refusal)
@@ -181,9 +194,23 @@ class Delivery:
         batch = self.errors.batch()
         if batch is None:
             return
-        wire = await self.tokens.post("/agent/errors", codec.dump(batch), evidence)
+        try:
+            wire = await self.tokens.post("/agent/errors", codec.dump(batch), evidence)
+        except ServerRefusedError as refusal:
+            if refusal.status in NOT_NOW:
+                raise
+            self._give_up(batch, refusal)
+            return
         codec.parse(Accepted, wire, max_bytes=MAX_SMALL_BODY)
         self.errors.accept(batch.batch_id)
+
+    def _give_up(self, batch: Errors, refusal: ServerRefusedError) -> None:
+        """The server will never take this batch: the next one tells how much is missing, and why."""
+        self.errors.drop(batch.batch_id)
+        log.warning(line("errors_refused", code=refusal.problem, detail=refusal.detail, dropped=len(batch.errors)))
+        # A server that refuses even this one would otherwise be told of it in every round.
+        if any(error.subsystem != UNSENT_ERRORS for error in batch.errors):
+            self.errors.record(UNSENT_ERRORS, refusal)
 
     def _new_id(self) -> str:
         return str(uuid.UUID(bytes=self.entropy.token(16), version=4))

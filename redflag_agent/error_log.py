@@ -73,6 +73,15 @@ class ErrorLog:
             db.execute("DELETE FROM errors WHERE batch = ?", (batch_id,))
             _set(db, "dropped_in_batch", 0)
 
+    def drop(self, batch_id: str) -> None:
+        """The server will never take this batch: forget it, and count what was in it as dropped."""
+        with self._database.transaction() as db:
+            query = "SELECT coalesce(sum(count), 0) FROM errors WHERE batch = ?"
+            (lost,) = db.execute(query, (batch_id,)).fetchone()
+            db.execute("DELETE FROM errors WHERE batch = ?", (batch_id,))
+            _count_dropped(db, lost + _count(db, "dropped_in_batch"))
+            _set(db, "dropped_in_batch", 0)
+
     def _add(self, subsystem: str, name: str, message: str, stack: str | None) -> None:
         now = int(unix(self._clock.now()))
         with self._database.transaction() as db:
@@ -104,7 +113,11 @@ def _drop_oldest(db: sqlite3.Connection) -> None:
     ).fetchall()
     for number, count in surplus:
         db.execute("DELETE FROM errors WHERE id = ?", (number,))
-        _set(db, "dropped", min(_count(db, "dropped") + count, MAX_COUNT))
+        _count_dropped(db, count)
+
+
+def _count_dropped(db: sqlite3.Connection, count: int) -> None:
+    _set(db, "dropped", min(_count(db, "dropped") + count, MAX_COUNT))
 
 
 def _count(db: sqlite3.Connection, name: str) -> int:

@@ -150,16 +150,20 @@ class Outbox:
             )
 
     def send_again(self, scanner: str, *, report_id: str) -> None:
-        """The server lost the inventory that it had accepted: it is pending again, if it is still the latest."""
+        """
+        The server lost what it had accepted: it is pending again.
+
+        What is not kept, such as a failed scan or an inventory older than one, is sent after the next scan: that
+        counts as news even if it says the same.
+        """
         with self.database.transaction() as db:
-            moved = db.execute(
+            db.execute(
                 "UPDATE reports SET slot = 'pending', report_id = :report_id"
                 " WHERE scanner = :scanner AND slot = 'accepted' AND EXISTS ("
                 "SELECT 1 FROM runs WHERE scanner = :scanner AND status = 'ok' AND content = accepted_content)",
                 {"scanner": scanner, "report_id": report_id},
-            ).rowcount
-            if moved:
-                db.execute("UPDATE runs SET accepted_content = NULL WHERE scanner = ?", (scanner,))
+            )
+            db.execute("UPDATE runs SET accepted_content = NULL WHERE scanner = ?", (scanner,))
 
     def runs(self) -> tuple[ScanRun, ...]:
         """The last run of each scanner."""

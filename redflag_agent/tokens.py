@@ -25,8 +25,8 @@ from redflag_core.ports import Clock, Entropy
 RENEW_SHARE: Final = 0.1
 """A token is renewed in the last tenth of its life: 2.4 hours of a day, longer than most outages."""
 
-WORN_OUT: Final = frozenset({"expired_token", "bad_token"})
-"""Codes (401) that a new access token helps against."""
+WORN_OUT: Final = "bad_token"
+"""Code (401) that a new access token helps against."""
 
 
 class NotRegisteredError(ConfigurationError):
@@ -103,7 +103,7 @@ class Tokens:
         try:
             return await self.client.post(path, body, access_token=self._token())
         except ServerRefusedError as refusal:
-            if refusal.status != 401 or refusal.problem not in WORN_OUT:
+            if refusal.status != 401 or refusal.problem != WORN_OUT:
                 raise
         await self.renew(evidence)
         return await self.client.post(path, body, access_token=self._token())

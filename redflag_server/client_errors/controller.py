@@ -16,8 +16,9 @@ from redflag_server.openapi import answers, example
 from redflag_server.runtime import Runtime
 from redflag_server.wire_examples import ACCEPTED, ERRORS
 
-MAX_BODY = 2 * 1024 * 1024
-"""Bytes: a full batch of errors with their stacks."""
+MAX_BODY = 12 * 1024 * 1024
+"""Bytes: the largest legal batch. Each of its 100 errors may take 94 KiB of stack (16,000 escaped characters),
+16 KiB of context and 8 KiB of message (2,000 characters of four bytes)."""
 
 
 class AgentErrorController(Controller):

@@ -1,10 +1,15 @@
 """One round with the server: what is wanted and waiting arrives, once, and as small as it can be."""
 
+from datetime import timedelta
+
 import attrs
 import pytest
 
 from redflag_agent.answers import AnswerError, ServerRefusedError, UnreachableError
+from redflag_core.keys import SigningKey
 from redflag_core.scanning import failed_report
+from redflag_core.testing import FrozenClock
+from redflag_core.trust import new_bundle, sign_bundle
 from tests.helpers.agents import agent_parts, failed, new_id, package, scan_report
 from tests.helpers.stub_server import LostAnswerError, StubServer, problem
 
@@ -152,7 +157,9 @@ async def test_a_report_that_is_refused_for_good_is_told_and_put_aside(tmp_path)
         assert ["report.apt"] == [error.subsystem for error in batch.errors]
 
 
-@pytest.mark.parametrize("status, code", [(429, "rate_limited"), (403, "agent_pending"), (503, "unavailable")])
+@pytest.mark.parametrize(
+    "status, code", [(429, "rate_limited"), (403, "agent_pending"), (408, "too_slow"), (503, "unavailable")]
+)
 async def test_a_report_that_cannot_be_taken_now_waits(tmp_path, status, code):
     """Too busy, or not yet allowed: the report is not put aside, and arrives when it can."""
     async with agent_parts(tmp_path / "a") as parts:
@@ -203,6 +210,106 @@ async def test_errors_are_told_once(tmp_path):
         (batch,) = parts.server.only_agent().errors.values()
         assert ["locked"] == [error.message for error in batch.errors]
         assert parts.errors.batch() is None
+
+
+async def test_errors_that_are_refused_for_good_are_dropped_and_counted(tmp_path):
+    """Rounds go on, and the next batch tells how much is missing and why."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        for _ in range(3):
+            parts.errors.record("scanner.apt", failed("locked"))
+        refused = problem(413, "too_large")
+        parts.server.script.append(lambda request: refused if "/errors" in request.path else None)
+        await delivery.round()
+        parts.server.script.clear()
+
+        await delivery.round()
+
+        (batch,) = parts.server.only_agent().errors.values()
+        assert (3, ["errors"]) == (batch.dropped, [error.subsystem for error in batch.errors])
+        assert "too_large" in batch.errors[0].message
+
+
+async def test_a_server_that_refuses_every_batch_of_errors_is_asked_once_more(tmp_path):
+    """The word of the refusal is refused too, and then there is nothing left to send."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        parts.errors.record("scanner.apt", failed("locked"))
+        refused = problem(400, "malformed")
+        parts.server.script.append(lambda request: refused if "/errors" in request.path else None)
+
+        for _ in range(5):
+            await delivery.round()
+
+        assert 2 == paths(parts.server).count("/agent/errors")
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 429, 500])
+async def test_errors_that_cannot_be_taken_now_wait(tmp_path, status):
+    """Not known, not allowed yet, too slow, too many, or broken: nothing is dropped."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        parts.errors.record("scanner.apt", failed("locked"))
+        later = problem(status, "not_now")
+        parts.server.script.append(lambda request: later if "/errors" in request.path else None)
+        with pytest.raises(AnswerError):
+            await delivery.round()
+        parts.server.script.clear()
+
+        await parts.delivery().round()
+
+        (batch,) = parts.server.only_agent().errors.values()
+        assert (0, ["locked"]) == (batch.dropped, [error.message for error in batch.errors])
+
+
+async def test_a_bundle_refused_by_a_clock_that_was_ahead_is_believed_once_it_is_right(tmp_path):
+    """No restart is needed; the refusal is told once."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        parts.server.publish(version=2)
+        delivery.trust.clock = FrozenClock(parts.clock.now() + timedelta(days=200))
+        await delivery.round()
+        await delivery.round()
+        assert 1 == parts.state.state.bundle_version
+        delivery.trust.clock = parts.clock
+
+        await delivery.round()
+
+        assert 2 == parts.state.state.bundle_version
+        (batch,) = parts.server.only_agent().errors.values()
+        assert [("trust", 1)] == [(error.subsystem, error.count) for error in batch.errors]
+
+
+async def test_a_bundle_that_is_not_to_be_believed_is_fetched_once(tmp_path):
+    """Time heals no signature: it is not asked for again in every round."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts)
+        parts.server.bundle = sign_bundle(
+            new_bundle(parts.server.id, [], version=2, epoch=0, now=parts.clock.now()), SigningKey.generate()
+        )
+        parts.server.requests.clear()
+
+        for _ in range(3):
+            await delivery.round()
+
+        assert 1 == parts.server.requests.count(("GET", "/api/v1/trust/bundle"))
+        assert 1 == parts.state.state.bundle_version
+
+
+async def test_a_server_that_lost_a_failed_scan_learns_of_it_with_the_next(tmp_path):
+    """Restored from a backup, it would show "ok" for ever: the same failure is news again."""
+    async with agent_parts(tmp_path / "a") as parts:
+        delivery = await enrolled(parts, *MANY)
+        report = failed_report(failed("dpkg is broken"), scanner="apt", manager="apt", taken_at=9, duration_ms=1)
+        parts.outbox.record_scan(report, report_id=new_id(2))
+        await delivery.round()
+        parts.server.only_agent().statuses["apt"] = "ok"
+
+        await delivery.round()
+        parts.outbox.record_scan(report, report_id=new_id(3))
+        await delivery.round()
+
+        assert "failed" == parts.server.only_agent().statuses["apt"]
 
 
 async def test_what_the_machine_is_called_is_sent_after_a_start_and_not_again(tmp_path):

@@ -91,6 +91,21 @@ def test_too_many_errors_drop_the_oldest_and_count_the_gap(log):
     assert 0 == second.dropped
 
 
+def test_a_batch_that_was_refused_counts_as_dropped(log):
+    """Each occurrence, on top of what was dropped before; the next batch tells."""
+    for number in range(MAX_KEPT + 7):
+        log.record("a", ScanError(f"{number}"))
+    first = log.batch()
+    log.record("a", ScanError("twice"))
+    log.record("a", ScanError("twice"))
+
+    log.drop(first.batch_id)
+    second = log.batch()
+
+    assert (7, 7 + MAX_ERRORS) == (first.dropped, second.dropped)
+    assert f"{7 + MAX_ERRORS}" == second.errors[0].message
+
+
 def test_an_unexpected_error_is_told_by_type_and_place_only(log):
     """Its text may hold anything, a password too."""
     log.record("runner", raised(RuntimeError("password=hunter2")))

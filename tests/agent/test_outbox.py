@@ -176,6 +176,19 @@ def test_an_inventory_older_than_a_failed_scan_is_not_sent_again(outbox):
     assert () == outbox.pending()
 
 
+def test_a_failed_scan_that_the_server_lost_is_news_again(outbox):
+    """It is not kept, but the next scan that fails in the same way is sent, once."""
+    outbox.record_scan(failure(), report_id=new_id(1))
+    outbox.accept("apt", new_id(1))
+    assert not outbox.record_scan(failure(), report_id=new_id(2))
+
+    outbox.send_again("apt", report_id=new_id(3))
+
+    assert outbox.record_scan(failure(), report_id=new_id(4))
+    outbox.accept("apt", new_id(4))
+    assert not outbox.record_scan(failure(), report_id=new_id(5))
+
+
 def test_everything_is_there_after_a_restart(tmp_path):
     """Reports, runs and numbers."""
     path = tmp_path / "outbox.db"

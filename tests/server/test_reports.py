@@ -212,6 +212,30 @@ async def test_a_large_inventory_is_accepted(server: Server):
     assert 3000 == len(await server.rows(Package))
 
 
+async def test_the_largest_legal_batch_of_errors_is_accepted(server: Server):
+    """Every field as long as it may be, in the characters that take the most bytes."""
+    from redflag_core.encoding import dump_json
+    from redflag_core.messages import MAX_CONTEXT_BYTES, MAX_ERRORS, Errors
+    from redflag_core.messages import ClientError as WireError
+
+    widest = "\U0001f6a9"
+    error = WireError(
+        subsystem=widest * 64,
+        type=widest * 128,
+        message=widest * 2000,
+        count=10**9,
+        first_seen=1_767_225_600,
+        last_seen=1_767_225_700,
+        stack="\x01" * 16_000,
+        context={"a": "x" * (MAX_CONTEXT_BYTES - len(dump_json({"a": ""})))},
+    )
+    machine = await server.agent()
+
+    answer = await machine.send_errors(server.client, Errors(1, new_id(), (error,) * MAX_ERRORS, 10**9))
+
+    assert 200 == answer.status_code, answer.text
+
+
 async def test_errors_of_an_agent_are_counted_not_repeated(server: Server):
     """Equal errors are one row; the same batch again counts once; what was dropped is an event."""
     from redflag_core.messages import ClientError as WireError
