@@ -5,10 +5,11 @@ Everything is in one data directory: the server's database and keys, and the age
 """
 
 import asyncio
+import logging
 import os
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,11 +32,19 @@ from redflag_server.serve import serve, stop_on_signals
 from redflag_server.settings import Settings
 from redflag_server.start import hold_directory, open_runtime
 
+logger = logging.getLogger(__name__)
+
 NOT_REGISTERED: Final = 3
 """Exit code of ``redflag agent status``."""
 
 TOKEN_SECONDS: Final = 600
 """Validity of the registration token that the local agent is handed: it registers within seconds."""
+
+
+class EndedError(RedFlagError):
+    """What should run until it is told to stop ended by itself."""
+
+    code = "ended"
 
 
 @click.command()
@@ -57,22 +66,61 @@ async def _up(settings: Settings, console: UpConsole, *, open_browser: bool) -> 
     app = create_app(settings, clock=runtime.clock, entropy=runtime.entropy, runtime=runtime)
     stop, listening = asyncio.Event(), asyncio.Event()
     server = asyncio.create_task(serve(app, settings, stop=stop, ready=listening.set))
-    started = asyncio.create_task(listening.wait())
-    await asyncio.wait({server, started}, return_when=asyncio.FIRST_COMPLETED)
+    await _until(listening, server)
     if server.done():
-        started.cancel()
         await server
-        return
+        raise EndedError(_ended("server", server))
     stop_on_signals(stop)
     await _say_where(runtime, console, open_browser=open_browser)
     agent = LocalAgent(settings.data / "agent", settings.urls, console.on_agent_event)
     running = asyncio.create_task(agent.keep_running(_token_giver(runtime, agent.data)))
-    await stop.wait()
+    await run_together(server, running, stop, console)
+
+
+async def run_together(
+    server: "asyncio.Task[None]", agent: "asyncio.Task[None]", stop: asyncio.Event, console: UpConsole
+) -> None:
+    """
+    Wait until *stop* is set, then end both. When one of them ended by itself, end the other.
+
+    Args:
+        server: Serves until *stop* is set.
+        agent: Runs until cancelled.
+        stop: Set by a signal, or here.
+        console: Where to say it.
+
+    Raises:
+        EndedError: One of them ended by itself.
+    """
+    await _until(stop, server, agent)
+    reason = None
+    if not stop.is_set():
+        reason = _ended("server", server) if server.done() else _ended("agent", agent)
     console.say("stopping", "the agent, then the server ...")
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    agent.cancel()
+    await asyncio.gather(agent, return_exceptions=True)
+    stop.set()
+    await asyncio.gather(server, return_exceptions=True)
+    if reason is not None:
+        raise EndedError(reason)
     await server
     console.say("stopped", "everything is kept; start again with the same command")
+
+
+async def _until(event: asyncio.Event, *tasks: "asyncio.Task[None]") -> None:
+    """Wait until *event* is set or one of *tasks* ended."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+def _ended(what: str, task: "asyncio.Task[None]") -> str:
+    """A sentence on a task that ended by itself; what is for developers goes to the log."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, RedFlagError):
+        return error.message
+    logger.error("the %s ended by itself", what, exc_info=error)
+    return f"the {what} ended by itself: everything is kept; start again with the same command"
 
 
 async def _say_where(runtime: Runtime, console: UpConsole, *, open_browser: bool) -> None:
@@ -87,7 +135,7 @@ async def _say_where(runtime: Runtime, console: UpConsole, *, open_browser: bool
         await asyncio.to_thread(webbrowser.open, link or url)
 
 
-def _token_giver(runtime: Runtime, agent_data: Path) -> Callable[[], Any]:
+def _token_giver(runtime: Runtime, agent_data: Path) -> Callable[[], Awaitable[str | None]]:
     async def give() -> str | None:
         """A registration token for one seat, if this machine's agent has no record yet."""
         if await _is_registered(agent_data):
