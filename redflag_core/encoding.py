@@ -24,7 +24,7 @@ MAX_INTEGER: Final = 2**53 - 1
 """Largest magnitude of an integer that every JSON reader keeps exact (RFC 7493, section 2.2)."""
 
 MAX_ITEMS: Final = 500_000
-"""Most values in a document, about: a report of 20,000 packages has 320,000; more would only burn the reader's time."""
+"""About the most values in a document. A report of 20,000 packages has 320,000; more would only burn CPU."""
 
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _SURROGATE_OR_NUL = re.compile("[\ud800-\udfff\x00]")
