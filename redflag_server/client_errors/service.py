@@ -58,7 +58,7 @@ async def accept_errors(runtime: Runtime, sender: VerifiedAgent, body: Errors) -
                 at=now,
                 kind="agent.errors_dropped",
                 actor=f"agent:{agent_id}",
-                message=f"Errors are missing: {body.dropped} dropped by the agent, {forgotten} kinds by the server.",
+                message=f"Errors are missing: the agent dropped {body.dropped}, the server {forgotten} kinds.",
                 organization_id=organization_id,
                 agent_id=agent_id,
                 data={"dropped": body.dropped, "forgotten": forgotten},
