@@ -17,6 +17,14 @@ from tests.helpers.processes import REDFLAG, Child, child, free_port
 pytestmark = needs_apt
 
 
+def _data(tmp_path: Path, bed: AptBed) -> Path:
+    """A data directory of `up` whose agent scans *bed*; private, or it would be refused."""
+    data = tmp_path / "data"
+    agent_directory(data / "agent", bed)
+    data.chmod(0o700)
+    return data
+
+
 def _up(data: Path, port: int) -> Any:
     return child(REDFLAG, "up", "--data", str(data), "--port", str(port), "--no-browser")
 
@@ -38,10 +46,8 @@ def _ended(descriptor: int) -> bool:
 
 def test_up_shows_the_machine_and_ends_cleanly(tmp_path: Path, shared_apt_bed: AptBed):
     """Set-up link, sign-in page, this machine's packages; Ctrl-C ends both; the next start finds everything."""
-    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
-    (tmp_path / "data").chmod(0o700)
     installation = Installation(tmp_path, free_port())
-    installation.data = tmp_path / "data"
+    installation.data = _data(tmp_path, shared_apt_bed)
     port = int(installation.url.rpartition(":")[2])
     with _up(installation.data, port) as first:
         link = re.search(r"http://\S+", first.until("set up"))
@@ -70,8 +76,7 @@ def test_up_shows_the_machine_and_ends_cleanly(tmp_path: Path, shared_apt_bed: A
 
 def test_the_agent_ends_when_up_is_killed(tmp_path: Path, shared_apt_bed: AptBed):
     """Kill -9 of the parent leaves no orphan that would hold the data directory."""
-    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
-    with _up(tmp_path / "data", free_port()) as process:
+    with _up(_data(tmp_path, shared_apt_bed), free_port()) as process:
         process.until("reported")
         agent = _agent_process(process)
 
@@ -82,8 +87,7 @@ def test_the_agent_ends_when_up_is_killed(tmp_path: Path, shared_apt_bed: AptBed
 
 def test_an_agent_that_dies_is_started_again(tmp_path: Path, shared_apt_bed: AptBed):
     """The local agent is kept running, and the console says what happened."""
-    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
-    with _up(tmp_path / "data", free_port()) as process:
+    with _up(_data(tmp_path, shared_apt_bed), free_port()) as process:
         process.until("reported")
         agent = _agent_process(process)
 
@@ -96,11 +100,11 @@ def test_an_agent_that_dies_is_started_again(tmp_path: Path, shared_apt_bed: Apt
 
 def test_up_on_another_port_finds_its_agent_again(tmp_path: Path, shared_apt_bed: AptBed):
     """The agent follows the server of this machine to a new port without registering again."""
-    agent_directory(tmp_path / "data" / "agent", shared_apt_bed)
+    data = _data(tmp_path, shared_apt_bed)
     seen = []
     for port in (free_port(), free_port()):
         installation = Installation(tmp_path, port)
-        installation.data = tmp_path / "data"
+        installation.data = data
         with _up(installation.data, port) as process:
             process.until("packages")
             agent = _until_seen(installation, after=seen[-1]["last_seen_at"] if seen else "")
