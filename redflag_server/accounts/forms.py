@@ -69,7 +69,7 @@ def check_same_origin(scope: Scope, settings: Settings) -> None:
     Check that a page of this server sent the request.
 
     ``Sec-Fetch-Site`` is the browser's own word and no page can set it; ``Origin`` decides where it is missing.
-    With ``Referrer-Policy: no-referrer`` browsers send ``Origin: null`` with forms: it then says nothing.
+    ``Origin: null`` (a sandboxed page, or one that hides its referrer) says nothing.
 
     Raises:
         ForbiddenError: Another site sent it, or nobody says who did.

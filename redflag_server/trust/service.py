@@ -21,7 +21,6 @@ from redflag_server.events.tables import Event
 from redflag_server.trust.keystore import KeyStore
 from redflag_server.trust.tables import ServerState, TrustDocument
 
-RENEWAL_DUE: Final = "trust.renewal_due"
 KEY_VALIDITY_SECONDS: Final = 10 * 365 * 86_400
 """Validity of command and checkpoint keys within bundles: bundles end much sooner; rotation replaces keys."""
 
@@ -77,12 +76,12 @@ async def renew(session: AsyncSession, root: SigningKey | None, *, now: datetime
 
 async def _warn(session: AsyncSession, held: TrustBundle, now: datetime) -> None:
     """Say once a day that the bundle must be renewed by hand."""
-    since = select(Event.id).where(Event.kind == RENEWAL_DUE, Event.at > now - timedelta(days=1))
+    since = select(Event.id).where(Event.kind == "trust.renewal_due", Event.at > now - timedelta(days=1))
     if (await session.scalars(since.limit(1))).first() is not None:
         return
     end = datetime.fromtimestamp(held.not_after, tz=UTC)
     message = f"The trust bundle ends on {end:%Y-%m-%d}, and the root key is not on this server: renew it by hand."
-    await record(session, at=now, kind=RENEWAL_DUE, actor="server", message=message)
+    await record(session, at=now, kind="trust.renewal_due", actor="server", message=message)
 
 
 async def current_bundle(session: AsyncSession) -> TrustDocument:
