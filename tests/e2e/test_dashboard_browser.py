@@ -97,6 +97,7 @@ async def test_everything_can_be_done_with_the_keyboard(site, browser):
     async with window(browser, viewport=DESKTOP) as opened:
         page = opened.page
         await page.goto(f"{site.url}/")
+        await page.wait_for_function("document.activeElement.name === 'name'")  # autofocus comes after the load
         await page.keyboard.type("alice")
         await page.keyboard.press("Tab")
         await page.keyboard.type(PASSWORD)
