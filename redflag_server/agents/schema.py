@@ -33,7 +33,7 @@ class AgentItem:
         status_at: Since when.
         presence: Whether it checks in: ``online``, ``offline`` or ``never``.
         registered_at: When it registered.
-        last_seen_at: Its last check-in, or null.
+        last_seen_at: Its last check-in; its registration before the first.
         next_check_in_at: When it was told to come back, or null.
         packages: Number of packages in each state; ``current`` and ``not_applicable`` are left out.
         security: How many of them lack a security update.
@@ -102,7 +102,7 @@ class AgentDetail:
         weak_ids: Hardware ids that are no evidence.
         container: Whether it says that it is a container.
         mismatch_since: Since when other hardware uses its key, or null.
-        last_address: Address of its last check-in, or null.
+        last_address: Address of its last check-in; of its registration before the first.
         scanners: Its scanners.
     """
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 BUSY_TIMEOUT_MS: Final = 10_000
-"""How long SQLite waits for another process' write lock before the request is answered 503."""
+"""How long SQLite waits for another process' write lock, once it is a writer's turn in this one, before a 503."""
 
 _WRITER = "redflag_writer"
 
