@@ -14,10 +14,10 @@ import attrs
 from attrs import validators
 
 from redflag_core import codec
+from redflag_core._fields import UUID_FORM
 from redflag_core.encoding import b64url_decode, b64url_encode
 from redflag_core.errors import MalformedError
 from redflag_core.freshness import unix
-from redflag_core.messages import UUID_FORM
 from redflag_core.ports import Entropy
 
 SECRET_BYTES: Final = 32

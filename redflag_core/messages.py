@@ -5,22 +5,36 @@ Envelope payloads have a payload type of their own (`redflag_core.envelope`); bo
 JSON. Version 1 of each; unknown fields are refused within a version. Read with `redflag_core.codec.parse`.
 """
 
-import re
 from enum import StrEnum
 from typing import Any, Final
 
 import attrs
 from attrs import validators
 
-from redflag_core.encoding import MAX_INTEGER, JsonValue, b64decode, b64encode, dump_json
+from redflag_core import _fields
+from redflag_core._fields import (
+    HASH,
+    MOMENT,
+    UUID,
+    VERSION,
+    count,
+    each_once,
+    is_key,
+    line,
+    small,
+)
+from redflag_core.encoding import JsonValue, b64decode, b64encode
 from redflag_core.keys import KEY_TYPE, SigningKey, VerifyKey
 from redflag_core.machine import MachineEvidence
 from redflag_core.scanning import MAX_ERROR, MAX_PACKAGES, MAX_TEXT, MAX_WARNINGS, Package, PackageKey, ScanStatus
 from redflag_core.scanning.model import MAX_FACTS, MAX_FACTS_BYTES
 
-PROTOCOL_VERSION: Final = 1
-PROTOCOL_VERSIONS: Final = (1,)
+PROTOCOL_VERSION: Final = _fields.PROTOCOL_VERSION
+PROTOCOL_VERSIONS: Final = _fields.PROTOCOL_VERSIONS
 """What this release speaks: its own version and, once there is one, the previous."""
+
+MAX_MOMENT: Final = _fields.MAX_MOMENT
+"""The last second of the year 9999, unix: what every calendar and database can hold."""
 
 BUNDLE_TYPE: Final = "application/vnd.redflag.bundle.v1+json"
 ROOT_TYPE: Final = "application/vnd.redflag.root.v1+json"
@@ -37,14 +51,8 @@ MAX_REPORT_BODY: Final = 16 * 1024 * 1024
 MAX_BUNDLE_BYTES: Final = 256 * 1024
 """Bytes of a bundle's envelope: 900 keys of one organization each."""
 
-UUID_FORM: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-"""The one spelling of ids (RFC 9562, section 4, in lower case)."""
-
 MAX_ENVELOPE_TEXT: Final = 16 * 1024
 """Characters of an envelope in base64 inside a body. The executor's statements have about 1 KiB."""
-
-MAX_MOMENT: Final = 253_402_300_799
-"""The last second of the year 9999, unix: what every calendar and database can hold."""
 
 MAX_WAIT_SECONDS: Final = 50
 """Longest long-poll: below the 60 s after which proxies give up."""
@@ -54,40 +62,10 @@ MAX_SCANNERS: Final = 32
 MAX_CONTEXT_BYTES: Final = 16 * 1024
 
 
-def _is_line(_instance: Any, attribute: "attrs.Attribute[str]", value: str) -> None:
-    if _CONTROL.search(value):
-        raise ValueError(f"{attribute.name} holds a control character")
-
-
-def _is_key(_instance: Any, _attribute: Any, value: str) -> None:
-    VerifyKey(b64decode(value))
-
-
-def _line(limit: int) -> Any:
-    """Validate one line that is not empty: a name, or a sentence for people."""
-    return validators.and_(validators.min_len(1), validators.max_len(limit), _is_line)
-
-
-def _count(most: int = MAX_INTEGER) -> Any:
-    return validators.and_(validators.ge(0), validators.le(most))
-
-
-def _small(limit: int) -> Any:
-    def check(_instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        if len(dump_json(value)) > limit:
-            raise ValueError(f"{attribute.name} take more than {limit} bytes")
-
-    return check
-
-
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_VERSION: Final[Any] = validators.in_(PROTOCOL_VERSIONS)
-_UUID: Final[Any] = validators.matches_re(UUID_FORM)
-_HASH: Final[Any] = validators.matches_re(r"[0-9a-f]{64}")
 _SCANNER: Final[Any] = validators.matches_re(r"[a-z][a-z0-9_]{0,31}")
 _SECRET: Final[Any] = validators.matches_re(r"[A-Za-z0-9_-]{43}")
-_MOMENT: Final[Any] = _count(MAX_MOMENT)
-_ENVELOPE: Final[Any] = _line(MAX_ENVELOPE_TEXT)
+_SCANNERS_ONCE: Final[Any] = each_once("a scanner", lambda state: state.scanner)
+_ENVELOPE: Final[Any] = line(MAX_ENVELOPE_TEXT)
 
 
 # --- trust -----------------------------------------------------------------------------------------------------
@@ -111,7 +89,7 @@ class PublicKey:
         key_type: ``ed25519``.
     """
 
-    key: str = attrs.field(validator=_is_key)
+    key: str = attrs.field(validator=is_key)
     key_type: str = attrs.field(default=KEY_TYPE, validator=validators.in_((KEY_TYPE,)))
 
     @classmethod
@@ -140,10 +118,10 @@ class TrustedKey:
         key_type: ``ed25519``.
     """
 
-    key: str = attrs.field(validator=_is_key)
+    key: str = attrs.field(validator=is_key)
     role: Role
-    not_before: int = attrs.field(validator=_MOMENT)
-    not_after: int = attrs.field(validator=_MOMENT)
+    not_before: int = attrs.field(validator=MOMENT)
+    not_after: int = attrs.field(validator=MOMENT)
     organizations: tuple[str, ...] = attrs.field(
         default=(), validator=validators.deep_iterable(validators.max_len(64), validators.max_len(1000))
     )
@@ -169,12 +147,12 @@ class TrustBundle:
         keys: The trusted keys.
     """
 
-    v: int = attrs.field(validator=_VERSION)
-    server: str = attrs.field(validator=_UUID)
-    version: int = attrs.field(validator=_count())
-    iat: int = attrs.field(validator=_MOMENT)
-    epoch: int = attrs.field(validator=_count())
-    not_after: int = attrs.field(validator=_MOMENT)
+    v: int = attrs.field(validator=VERSION)
+    server: str = attrs.field(validator=UUID)
+    version: int = attrs.field(validator=count())
+    iat: int = attrs.field(validator=MOMENT)
+    epoch: int = attrs.field(validator=count())
+    not_after: int = attrs.field(validator=MOMENT)
     keys: tuple[TrustedKey, ...] = attrs.field(validator=validators.max_len(1000))
 
 
@@ -191,10 +169,10 @@ class RootDocument:
         key: The public key.
     """
 
-    v: int = attrs.field(validator=_VERSION)
-    server: str = attrs.field(validator=_UUID)
-    n: int = attrs.field(validator=_count())
-    iat: int = attrs.field(validator=_MOMENT)
+    v: int = attrs.field(validator=VERSION)
+    server: str = attrs.field(validator=UUID)
+    n: int = attrs.field(validator=count())
+    iat: int = attrs.field(validator=MOMENT)
     key: PublicKey
 
 
@@ -205,7 +183,7 @@ class RootDocument:
 class EvidenceStatement:
     """What the executor read from the hardware. Payload of `EVIDENCE_TYPE`."""
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     evidence: MachineEvidence
 
 
@@ -224,13 +202,13 @@ class ExecutorProof:
         token_id: The registration token used.
     """
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     agent_key: PublicKey
     executor_key: PublicKey
-    evidence: str = attrs.field(validator=_HASH)
-    server: str = attrs.field(validator=_UUID)
-    root_fp: str = attrs.field(validator=_HASH)
-    token_id: str = attrs.field(validator=_UUID)
+    evidence: str = attrs.field(validator=HASH)
+    server: str = attrs.field(validator=UUID)
+    root_fp: str = attrs.field(validator=HASH)
+    token_id: str = attrs.field(validator=UUID)
 
 
 @attrs.frozen
@@ -249,14 +227,14 @@ class ExecutorState:
         iat: Executor time, unix seconds.
     """
 
-    v: int = attrs.field(validator=_VERSION)
-    server: str = attrs.field(validator=_UUID)
-    agent_id: str = attrs.field(validator=_UUID)
-    epoch: int = attrs.field(validator=_count())
-    gen: int = attrs.field(validator=_count())
-    seq: int = attrs.field(validator=_count())
-    refresh_generation: int = attrs.field(validator=_count(10**9))
-    iat: int = attrs.field(validator=_MOMENT)
+    v: int = attrs.field(validator=VERSION)
+    server: str = attrs.field(validator=UUID)
+    agent_id: str = attrs.field(validator=UUID)
+    epoch: int = attrs.field(validator=count())
+    gen: int = attrs.field(validator=count())
+    seq: int = attrs.field(validator=count())
+    refresh_generation: int = attrs.field(validator=count(10**9))
+    iat: int = attrs.field(validator=MOMENT)
 
 
 # --- registration and tokens -----------------------------------------------------------------------------------
@@ -266,19 +244,19 @@ class ExecutorState:
 class OperatingSystem:
     """What runs on the machine; shown, never trusted."""
 
-    family: str = attrs.field(validator=_line(32))
-    id: str = attrs.field(validator=_line(64))
-    name: str = attrs.field(validator=_line(200))
-    version: str | None = attrs.field(default=None, validator=validators.optional(_line(100)))
-    kernel: str | None = attrs.field(default=None, validator=validators.optional(_line(200)))
-    arch: str | None = attrs.field(default=None, validator=validators.optional(_line(32)))
+    family: str = attrs.field(validator=line(32))
+    id: str = attrs.field(validator=line(64))
+    name: str = attrs.field(validator=line(200))
+    version: str | None = attrs.field(default=None, validator=validators.optional(line(100)))
+    kernel: str | None = attrs.field(default=None, validator=validators.optional(line(200)))
+    arch: str | None = attrs.field(default=None, validator=validators.optional(line(32)))
 
 
 @attrs.frozen
 class Versions:
     """Version of the agent, and the protocol versions it speaks."""
 
-    agent: str = attrs.field(validator=_line(64))
+    agent: str = attrs.field(validator=line(64))
     protocol: tuple[int, ...] = attrs.field(validator=[validators.min_len(1), validators.max_len(8)])
 
 
@@ -300,14 +278,14 @@ class Register:
         versions: What the agent speaks.
     """
 
-    v: int = attrs.field(validator=_VERSION)
-    registration_token: str = attrs.field(validator=_line(128), repr=False)
+    v: int = attrs.field(validator=VERSION)
+    registration_token: str = attrs.field(validator=line(128), repr=False)
     agent_key: PublicKey
     executor_key: PublicKey
     executor_proof: str = attrs.field(validator=_ENVELOPE)
     evidence: str = attrs.field(validator=_ENVELOPE)
-    refresh_hash: str = attrs.field(validator=_HASH)
-    hostname: str = attrs.field(validator=_line(253))
+    refresh_hash: str = attrs.field(validator=HASH)
+    hostname: str = attrs.field(validator=line(253))
     os: OperatingSystem
     versions: Versions
 
@@ -316,7 +294,7 @@ class Register:
 class Registered:
     """Answer to `Register`: the record that now exists, or existed already."""
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     agent_id: str
     server: str
     status: str
@@ -337,12 +315,12 @@ class TokenRequest:
         boot_id: Of the running kernel, or None.
     """
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     current: str = attrs.field(validator=_SECRET, repr=False)
-    next_hash: str = attrs.field(validator=_HASH)
+    next_hash: str = attrs.field(validator=HASH)
     evidence: str = attrs.field(validator=_ENVELOPE)
     state: str = attrs.field(validator=_ENVELOPE)
-    boot_id: str | None = attrs.field(default=None, validator=validators.optional(_line(64)))
+    boot_id: str | None = attrs.field(default=None, validator=validators.optional(line(64)))
 
 
 @attrs.frozen
@@ -357,7 +335,7 @@ class Token:
         refresh_generation: The server's count after this request.
     """
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     access_token: str = attrs.field(repr=False)
     expires_in: int
     refresh_generation: int
@@ -380,13 +358,8 @@ class ScannerState:
 
     scanner: str = attrs.field(validator=_SCANNER)
     status: ScanStatus
-    hash: str | None = attrs.field(validator=validators.optional(_HASH))
-    taken_at: int = attrs.field(validator=_MOMENT)
-
-
-def _each_once(_instance: Any, _attribute: Any, value: tuple[ScannerState, ...]) -> None:
-    if len({state.scanner for state in value}) != len(value):
-        raise ValueError("a scanner is named once")
+    hash: str | None = attrs.field(validator=validators.optional(HASH))
+    taken_at: int = attrs.field(validator=MOMENT)
 
 
 @attrs.frozen
@@ -406,16 +379,16 @@ class CheckIn:
         wait: Seconds the agent would wait for something to do. 0 asks for an answer at once.
     """
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     state: str = attrs.field(validator=_ENVELOPE)
-    boot_id: str | None = attrs.field(default=None, validator=validators.optional(_line(64)))
+    boot_id: str | None = attrs.field(default=None, validator=validators.optional(line(64)))
     scanners: tuple[ScannerState, ...] = attrs.field(
-        default=(), validator=[validators.max_len(MAX_SCANNERS), _each_once]
+        default=(), validator=[validators.max_len(MAX_SCANNERS), _SCANNERS_ONCE]
     )
     evidence: str | None = attrs.field(default=None, validator=validators.optional(_ENVELOPE))
     os: OperatingSystem | None = None
     versions: Versions | None = None
-    hostname: str | None = attrs.field(default=None, validator=validators.optional(_line(253)))
+    hostname: str | None = attrs.field(default=None, validator=validators.optional(line(253)))
     wait: int = attrs.field(default=0, validator=[validators.ge(0), validators.le(MAX_WAIT_SECONDS)])
 
 
@@ -438,7 +411,7 @@ class CheckInAnswer:
         protocol: Versions that the server speaks.
     """
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     server_time: int
     status: str
     next_check_in_seconds: int
@@ -477,22 +450,22 @@ class Report:
         facts: Further facts of the scanner.
     """
 
-    v: int = attrs.field(validator=_VERSION)
-    report_id: str = attrs.field(validator=_UUID)
-    taken_at: int = attrs.field(validator=_MOMENT)
-    duration_ms: int = attrs.field(validator=_count())
+    v: int = attrs.field(validator=VERSION)
+    report_id: str = attrs.field(validator=UUID)
+    taken_at: int = attrs.field(validator=MOMENT)
+    duration_ms: int = attrs.field(validator=count())
     status: ScanStatus
     manager: str = attrs.field(validator=_SCANNER)
-    error: str | None = attrs.field(default=None, validator=validators.optional(_line(MAX_ERROR)))
+    error: str | None = attrs.field(default=None, validator=validators.optional(line(MAX_ERROR)))
     warnings: tuple[str, ...] = attrs.field(
-        default=(), validator=validators.deep_iterable(_line(MAX_TEXT), validators.max_len(MAX_WARNINGS))
+        default=(), validator=validators.deep_iterable(line(MAX_TEXT), validators.max_len(MAX_WARNINGS))
     )
-    base: str | None = attrs.field(default=None, validator=validators.optional(_HASH))
-    hash: str | None = attrs.field(default=None, validator=validators.optional(_HASH))
+    base: str | None = attrs.field(default=None, validator=validators.optional(HASH))
+    hash: str | None = attrs.field(default=None, validator=validators.optional(HASH))
     packages: tuple[Package, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
     removed: tuple[PackageKey, ...] = attrs.field(default=(), validator=validators.max_len(MAX_PACKAGES))
     facts: dict[str, JsonValue] = attrs.field(
-        factory=dict, validator=[validators.max_len(MAX_FACTS), _small(MAX_FACTS_BYTES)]
+        factory=dict, validator=[validators.max_len(MAX_FACTS), small(MAX_FACTS_BYTES)]
     )
 
     def __attrs_post_init__(self) -> None:
@@ -521,7 +494,7 @@ class ReportAccepted:
         hash: Inventory hash that the server now holds, or None.
     """
 
-    v: int = attrs.field(validator=_VERSION)
+    v: int = attrs.field(validator=VERSION)
     accepted: bool
     hash: str | None
 
@@ -542,15 +515,15 @@ class ClientError:
         context: Further facts; no secrets.
     """
 
-    subsystem: str = attrs.field(validator=_line(64))
-    type: str = attrs.field(validator=_line(128))
-    message: str = attrs.field(validator=_line(2000))
+    subsystem: str = attrs.field(validator=line(64))
+    type: str = attrs.field(validator=line(128))
+    message: str = attrs.field(validator=line(2000))
     count: int = attrs.field(validator=[validators.ge(1), validators.le(10**9)])
-    first_seen: int = attrs.field(validator=_MOMENT)
-    last_seen: int = attrs.field(validator=_MOMENT)
+    first_seen: int = attrs.field(validator=MOMENT)
+    last_seen: int = attrs.field(validator=MOMENT)
     stack: str | None = attrs.field(default=None, validator=validators.optional(validators.max_len(16_000)))
     context: dict[str, JsonValue] = attrs.field(
-        factory=dict, validator=[validators.max_len(50), _small(MAX_CONTEXT_BYTES)]
+        factory=dict, validator=[validators.max_len(50), small(MAX_CONTEXT_BYTES)]
     )
 
 
@@ -566,8 +539,8 @@ class Errors:
         dropped: How many older errors the agent had to drop before these.
     """
 
-    v: int = attrs.field(validator=_VERSION)
-    batch_id: str = attrs.field(validator=_UUID)
+    v: int = attrs.field(validator=VERSION)
+    batch_id: str = attrs.field(validator=UUID)
     errors: tuple[ClientError, ...] = attrs.field(
         validator=[validators.min_len(1), validators.max_len(MAX_ERRORS)]
     )
@@ -578,4 +551,4 @@ class Errors:
 class Accepted:
     """Answer where there is nothing to say but that it is durably stored."""
 
-    v: int = attrs.field(default=PROTOCOL_VERSION, validator=_VERSION)
+    v: int = attrs.field(default=PROTOCOL_VERSION, validator=VERSION)
