@@ -41,6 +41,8 @@ class AgentStatus(StrEnum):
     QUARANTINED = "quarantined"
     HARDWARE_CHANGED = "hardware_changed"
     RENEWAL_PENDING = "renewal_pending"
+    EXECUTOR_ROLLED_BACK = "executor_rolled_back"
+    """The executor's journal is older than what it has signed: it may have forgotten what it carried out."""
     REVOKED = "revoked"
 
 
@@ -50,6 +52,7 @@ class Access(StrEnum):
     TOKEN = "token"  # noqa: S105  (a class of endpoints)
     CHECK_IN = "check_in"
     STORE = "store"
+    COMMANDS = "commands"
 
 
 _ALLOWED: Final = {
@@ -58,6 +61,7 @@ _ALLOWED: Final = {
     AgentStatus.QUARANTINED: frozenset[Access](),
     AgentStatus.HARDWARE_CHANGED: frozenset({Access.TOKEN, Access.CHECK_IN}),
     AgentStatus.RENEWAL_PENDING: frozenset[Access](),
+    AgentStatus.EXECUTOR_ROLLED_BACK: frozenset({Access.TOKEN, Access.CHECK_IN, Access.STORE}),
     AgentStatus.REVOKED: frozenset[Access](),
 }
 

@@ -132,3 +132,66 @@ class ScanError(RedFlagError):
     """A scanner could not tell what the machine has. Its packages are then `unknown`, never "none"."""
 
     code = "scan_failed"
+
+
+class ClockError(VerificationError):
+    """This machine's clock is behind what it is known to have been: nothing that depends on time can be judged."""
+
+    code = "clock_wrong"
+
+
+class ConflictingCommandError(VerificationError):
+    """A command id was used before for another order."""
+
+    code = "command_conflict"
+
+
+class CommandRefusedError(RedFlagError):
+    """
+    A genuine command that this machine does not carry out.
+
+    Attributes:
+        retry_after: Seconds after which the same command may pass; None when it never will.
+    """
+
+    code = "command_refused"
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnknownCommandError(CommandRefusedError):
+    """A type that this release does not carry out, or parameters that are not those of the type."""
+
+    code = "unknown_command"
+
+
+class NeedsApprovalError(CommandRefusedError):
+    """What the command would change needs the signed approval of an operator."""
+
+    code = "needs_approval"
+
+
+class LimitError(CommandRefusedError):
+    """A limit that the machine's owner set, or the built-in one, holds the command back."""
+
+    code = "local_limit"
+
+
+class LateCommandError(CommandRefusedError):
+    """The time by which the command had to be started has passed."""
+
+    code = "start_by_passed"
+
+
+class PlanDriftedError(CommandRefusedError):
+    """What would be changed now is not what was planned."""
+
+    code = "plan_drifted"
+
+
+class IllegalMoveError(RedFlagError):
+    """A state does not allow what was asked for. The message says which it is."""
+
+    code = "illegal_move"

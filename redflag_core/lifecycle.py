@@ -33,7 +33,12 @@ class Presence(StrEnum):
 
 _FROM: Final[Mapping[AgentAction, frozenset[AgentStatus]]] = {
     AgentAction.APPROVE: frozenset(
-        {AgentStatus.PENDING, AgentStatus.HARDWARE_CHANGED, AgentStatus.RENEWAL_PENDING}
+        {
+            AgentStatus.PENDING,
+            AgentStatus.HARDWARE_CHANGED,
+            AgentStatus.RENEWAL_PENDING,
+            AgentStatus.EXECUTOR_ROLLED_BACK,
+        }
     ),
     AgentAction.RELEASE: frozenset({AgentStatus.QUARANTINED}),
     AgentAction.REVOKE: frozenset(AgentStatus) - {AgentStatus.REVOKED},

@@ -57,6 +57,16 @@ MAX_ENVELOPE_TEXT: Final = 16 * 1024
 MAX_WAIT_SECONDS: Final = 50
 """Longest long-poll: below the 60 s after which proxies give up."""
 
+MAX_STATEMENT_TEXT: Final = 1_400_000
+"""Characters of a statement of the executor in base64: 1 MiB."""
+
+MAX_STATEMENT_BODY: Final = MAX_STATEMENT_TEXT + 1024
+"""Bytes of a body that carries one."""
+
+MAX_PROGRESS_LINES: Final = 20
+MAX_PROGRESS_LINE: Final = 300
+"""Characters: what fits on a page; the whole output comes with the result."""
+
 MAX_ERRORS: Final = 100
 MAX_SCANNERS: Final = 32
 MAX_CONTEXT_BYTES: Final = 16 * 1024
@@ -552,3 +562,55 @@ class Accepted:
     """Answer where there is nothing to say but that it is durably stored."""
 
     v: int = attrs.field(default=PROTOCOL_VERSION, validator=VERSION)
+
+
+# --- commands --------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class StatementPost:
+    """
+    Body of ``POST agent/results``.
+
+    Attributes:
+        v: 1.
+        statement: Envelope of what the executor states (`redflag_core.statements`), in base64. The same one sent
+            again is recorded once.
+    """
+
+    v: int = attrs.field(validator=VERSION)
+    statement: str = attrs.field(validator=line(MAX_STATEMENT_TEXT), repr=False)
+
+
+class Phase(StrEnum):
+    """What an accepted command is doing."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+
+
+@attrs.frozen
+class Progress:
+    """
+    Body of ``POST agent/progress``: for people who watch. Not signed by the executor, and lost without harm.
+
+    Attributes:
+        v: 1.
+        cmd_id: The command.
+        number: Higher with each message about it, so that a late one changes nothing.
+        phase: Whether it waits (for what, says *doing*) or runs.
+        doing: What it is doing, one line.
+        percent: How far it is, when that is known.
+        lines: What the package manager printed last.
+    """
+
+    v: int = attrs.field(validator=VERSION)
+    cmd_id: str = attrs.field(validator=UUID)
+    number: int = attrs.field(validator=count())
+    phase: Phase
+    doing: str = attrs.field(validator=line(MAX_TEXT))
+    percent: int | None = attrs.field(default=None, validator=validators.optional(count(100)))
+    lines: tuple[str, ...] = attrs.field(
+        default=(),
+        validator=validators.deep_iterable(line(MAX_PROGRESS_LINE), validators.max_len(MAX_PROGRESS_LINES)),
+    )

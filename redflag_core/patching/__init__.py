@@ -1,0 +1,32 @@
+"""Patching: what an update would change, the states a package goes through, and what a machine's owner allows."""
+
+from redflag_core.patching.limits import Limits, LocalWindow, check_limits
+from redflag_core.patching.plan import (
+    ApprovalReason,
+    Change,
+    ChangeKind,
+    PackageTarget,
+    Transaction,
+    beyond_routine,
+    check_name,
+)
+from redflag_core.patching.states import ALLOWED, DECIDABLE, MOVES, Move, can, move
+
+__all__ = [
+    "ALLOWED",
+    "DECIDABLE",
+    "MOVES",
+    "ApprovalReason",
+    "Change",
+    "ChangeKind",
+    "Limits",
+    "LocalWindow",
+    "Move",
+    "PackageTarget",
+    "Transaction",
+    "beyond_routine",
+    "can",
+    "check_limits",
+    "check_name",
+    "move",
+]
