@@ -170,8 +170,8 @@ def judge_order(reported: Order, *, at: int, recorded: Order, recorded_at: int, 
         reported: What it signed now.
         at: When it signed that, executor time, unix seconds.
         recorded: The highest that it signed before.
-        recorded_at: When it signed the last statement that is known. Requests may overtake each other: only a later
-            statement can show that something was lost.
+        recorded_at: When it signed the last statement that is known. Requests may overtake each other: only a
+            later statement can show that something was lost.
         issued: The highest that was ever given out to it, as far as this server knows.
     """
     if reported > max(issued, recorded):

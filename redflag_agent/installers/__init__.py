@@ -1,0 +1,1 @@
+"""Installers: how each package manager plans a change, carries it out and is looked at afterwards."""
