@@ -1,8 +1,8 @@
 """
 What the executor needs of a package manager: values and one protocol.
 
-An installer asks the package manager and says how to change it; it never starts a change itself. A change is a list
-of steps: the executor has them run by a process of their own that nothing ends.
+An installer asks the package manager and says how to change it; it never starts a change itself. A change is a
+list of steps: the executor has them run by a process of their own that nothing ends.
 """
 
 from collections.abc import Mapping, Sequence
