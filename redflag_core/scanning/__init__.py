@@ -1,5 +1,22 @@
-"""Scanning: what a scanner reports, how reports travel and are folded into what is known, and when one is due."""
+"""Scanning: what scanners report, how reports travel and are folded into what is known, and when one is due."""
 
+from redflag_core.scanning.facts import (
+    FACT_SCANNERS,
+    FULL_PERCENT,
+    STORAGE,
+    SYSTEM,
+    Cpu,
+    Disk,
+    Filesystem,
+    Memory,
+    StorageFacts,
+    Swap,
+    SystemFacts,
+    facts_of,
+    open_facts,
+    percent_used,
+    rounded,
+)
 from redflag_core.scanning.inventory import (
     PackageDelta,
     ResyncNeededError,
@@ -8,6 +25,14 @@ from redflag_core.scanning.inventory import (
     inventory_hash,
     package_hash,
     updated_hash,
+)
+from redflag_core.scanning.lifespan import (
+    EndOfLife,
+    Lifespan,
+    SupportKind,
+    end_of_life,
+    known_lifespan,
+    stated_lifespan,
 )
 from redflag_core.scanning.model import (
     MAX_ERROR,
@@ -32,6 +57,8 @@ from redflag_core.scanning.schedule import ScannerActivity, ScannerPolicy, due, 
 from redflag_core.scanning.states import fold, fold_report
 
 __all__ = [
+    "FACT_SCANNERS",
+    "FULL_PERCENT",
     "MAX_ERROR",
     "MAX_NAME",
     "MAX_PACKAGES",
@@ -39,6 +66,14 @@ __all__ = [
     "MAX_WARNINGS",
     "PENDING_STATES",
     "SCANNED_STATES",
+    "STORAGE",
+    "SYSTEM",
+    "Cpu",
+    "Disk",
+    "EndOfLife",
+    "Filesystem",
+    "Lifespan",
+    "Memory",
     "Package",
     "PackageDelta",
     "PackageKey",
@@ -50,16 +85,27 @@ __all__ = [
     "ScannerActivity",
     "ScannerPolicy",
     "Severity",
+    "StorageFacts",
+    "SupportKind",
+    "Swap",
+    "SystemFacts",
     "apply_delta",
     "clean_text",
     "delta",
     "due",
+    "end_of_life",
+    "facts_of",
     "failed_report",
     "fold",
     "fold_report",
     "index_packages",
     "inventory_hash",
+    "known_lifespan",
+    "open_facts",
     "package_hash",
+    "percent_used",
+    "rounded",
     "seconds_until_due",
+    "stated_lifespan",
     "updated_hash",
 ]
