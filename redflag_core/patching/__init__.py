@@ -10,6 +10,7 @@ from redflag_core.patching.plan import (
     beyond_routine,
     check_name,
 )
+from redflag_core.patching.plan_states import PlanState
 from redflag_core.patching.states import ALLOWED, DECIDABLE, MOVES, Move, can, move
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LocalWindow",
     "Move",
     "PackageTarget",
+    "PlanState",
     "Transaction",
     "beyond_routine",
     "can",

@@ -36,7 +36,8 @@ class Agent(Tenant):
     One enrolled machine.
 
     Identity is ``key_id``; the machine (``evidence``) is evidence for it. Times that requests are compared with
-    are unix seconds, as on the wire.
+    are unix seconds, as on the wire. ``epoch, gen, seq`` is the highest order that the executor signed,
+    ``order_at`` when it signed its last statement; ``issued_*`` is the highest that was given out to it.
     """
 
     __tablename__ = "agents"
@@ -84,6 +85,10 @@ class Agent(Tenant):
     epoch: Mapped[int] = mapped_column(BigInteger, default=0)
     gen: Mapped[int] = mapped_column(BigInteger, default=0)
     seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    order_at: Mapped[int] = mapped_column(BigInteger, default=0)
+    issued_epoch: Mapped[int] = mapped_column(BigInteger, default=0)
+    issued_gen: Mapped[int] = mapped_column(BigInteger, default=0)
+    issued_seq: Mapped[int] = mapped_column(BigInteger, default=0)
 
     last_seen_at: Mapped[datetime | None] = mapped_column(index=True)
     last_address: Mapped[str | None] = mapped_column(String(64))

@@ -29,9 +29,12 @@ class Database:
 
     Args:
         url: SQLAlchemy URL, ``sqlite+aiosqlite:///...``.
+        foreign_keys: Whether SQLite enforces them. Only a change of the schema goes without: it makes tables anew,
+            and dropping the old one would delete everything that points to it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, foreign_keys: bool = True) -> None:
+        self.url = url
         self.config = SQLAlchemyAsyncConfig(
             connection_string=url,
             engine_config=EngineConfig(pool_pre_ping=False),
@@ -40,7 +43,7 @@ class Database:
         self.engine: AsyncEngine = self.config.get_engine()
         self._sessions = self.config.create_session_maker()
         self._turn = asyncio.Lock()
-        _set_up_sqlite(self.engine)
+        _set_up_sqlite(self.engine, foreign_keys=foreign_keys)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -61,18 +64,24 @@ class Database:
         await self.engine.dispose()
 
 
-def _set_up_sqlite(engine: AsyncEngine) -> None:
-    event.listen(engine.sync_engine, "connect", _on_connect)
+def _set_up_sqlite(engine: AsyncEngine, *, foreign_keys: bool) -> None:
+    pragmas = (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+    )
+
+    def on_connect(connection: DBAPIConnection, _record: Any) -> None:
+        # The driver must not begin transactions by itself: _on_begin does, and says which kind.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", on_connect)
     event.listen(engine.sync_engine, "begin", _on_begin)
-
-
-def _on_connect(connection: DBAPIConnection, _record: Any) -> None:
-    # The driver must not begin transactions by itself: _on_begin does, and says which kind.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 def _on_begin(connection: Connection) -> None:

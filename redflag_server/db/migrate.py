@@ -8,6 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from redflag_server.db.engine import Database
 from redflag_server.db.tables import metadata
@@ -16,9 +17,23 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 async def upgrade(database: Database) -> None:
-    """Run the migrations that are missing. A failure leaves the schema as it was."""
-    async with database.write() as session:
-        await (await session.connection()).run_sync(_upgrade)
+    """
+    Run the migrations that are missing. A failure leaves the schema as it was.
+
+    SQLite can only change most of a table by making it anew, which must happen without foreign keys: on a
+    connection of its own, and checked before it is committed.
+
+    Raises:
+        DatabaseError: A migration failed, or rows would have been left that point to nothing.
+    """
+    schema = Database(database.url, foreign_keys=False)
+    try:
+        async with schema.write() as session:
+            connection = await session.connection()
+            await connection.run_sync(_upgrade)
+            await connection.run_sync(_refuse_dangling)
+    finally:
+        await schema.close()
 
 
 async def pending(database: Database) -> bool:
@@ -45,6 +60,13 @@ def _upgrade(connection: Connection) -> None:
     config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _refuse_dangling(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+        if dangling:
+            raise IntegrityError("PRAGMA foreign_key_check", None, ValueError(f"rows of {dangling[0][0]} dangle"))
 
 
 def _pending(connection: Connection) -> bool:

@@ -4,23 +4,29 @@ from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.checkin.tables import Nonce
 from redflag_server.client_errors.tables import ClientError, ErrorBatch
+from redflag_server.commands.tables import Command, CommandStatement, CommandSubject
 from redflag_server.db.base import Base
 from redflag_server.events.tables import Event
 from redflag_server.jobs.tables import Schedule
 from redflag_server.organizations.tables import Organization, Site
 from redflag_server.packages.tables import Package, Scanner, ScanReport
+from redflag_server.plans.tables import Plan
 from redflag_server.trust.tables import ServerState, TrustDocument
 
 __all__ = [
     "Agent",
     "Base",
     "ClientError",
+    "Command",
+    "CommandStatement",
+    "CommandSubject",
     "Credential",
     "ErrorBatch",
     "Event",
     "Nonce",
     "Organization",
     "Package",
+    "Plan",
     "RegistrationToken",
     "ScanReport",
     "Scanner",

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, T
 from sqlalchemy.orm import Mapped, mapped_column
 
 from redflag_core.scanning import PackageState, Severity
-from redflag_server.db.base import NAME, Tenant, enum_check
+from redflag_server.db.base import NAME, SHORT, Tenant, enum_check
 
 
 class Scanner(Tenant):
@@ -91,3 +91,9 @@ class Package(Tenant):
     cves: Mapped[list[str]] = mapped_column(JsonB)
     first_seen_at: Mapped[datetime]
     present: Mapped[bool]
+    plan_id: Mapped[UUID | None] = mapped_column(ForeignKey("plans.id", ondelete="SET NULL"), index=True)
+    decision: Mapped[str | None] = mapped_column(String(16))
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str | None] = mapped_column(SHORT)
+    decided_until: Mapped[datetime | None] = mapped_column(index=True)
+    decision_reason: Mapped[str | None] = mapped_column(Text)

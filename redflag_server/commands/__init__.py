@@ -1,0 +1,1 @@
+"""Commands: ordered by people, leased to agents, ended by what executors sign."""

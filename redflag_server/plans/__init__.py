@@ -1,0 +1,1 @@
+"""Decisions about packages, plans made on machines, and their installation."""
