@@ -12,6 +12,23 @@ from typing import TYPE_CHECKING, Any, Final
 from redflag_core._version import __version__
 
 if TYPE_CHECKING:
+    from redflag_core.command_queue import (
+        CommandEvent,
+        CommandState,
+        OrderVerdict,
+        judge_order,
+        next_order,
+    )
+    from redflag_core.commands import (
+        Command,
+        CommandType,
+        Order,
+        Recipient,
+        VerifiedCommand,
+        command_digest,
+        open_command,
+        sign_command,
+    )
     from redflag_core.enrolment import (
         AgentStatus,
         RefreshChain,
@@ -33,11 +50,19 @@ if TYPE_CHECKING:
     )
     from redflag_core.errors import (
         CircuitOpenError,
+        ClockError,
+        CommandRefusedError,
         ConfigurationError,
+        ConflictingCommandError,
         ExpiredError,
+        IllegalMoveError,
         KeyFileError,
+        LateCommandError,
+        LimitError,
         MachineMismatchError,
         MalformedError,
+        NeedsApprovalError,
+        PlanDriftedError,
         PolicyError,
         RedFlagError,
         ReplayError,
@@ -46,6 +71,7 @@ if TYPE_CHECKING:
         SignatureError,
         StaleError,
         TooLargeError,
+        UnknownCommandError,
         UnknownKeyError,
         VerificationError,
         WrongRecipientError,
@@ -62,6 +88,19 @@ if TYPE_CHECKING:
         make_evidence,
     )
     from redflag_core.messages import Role, TrustBundle, TrustedKey
+    from redflag_core.patching import (
+        Change,
+        ChangeKind,
+        Limits,
+        LocalWindow,
+        Move,
+        PackageTarget,
+        PlanState,
+        Transaction,
+        beyond_routine,
+        check_limits,
+        check_name,
+    )
     from redflag_core.ports import Clock, Entropy, Fetcher, KeyRing, MachineIdentity, NonceStore, RateLimitStore
     from redflag_core.rate_limit import RateLimitPolicy
     from redflag_core.resilience import (
@@ -96,6 +135,16 @@ if TYPE_CHECKING:
         sign_request,
         verify_request,
     )
+    from redflag_core.statements import (
+        CommandAccepted,
+        CommandRefused,
+        CommandResult,
+        Outcome,
+        PackageOutcome,
+        PackageResult,
+        open_statement,
+        sign_statement,
+    )
     from redflag_core.system import SystemClock, SystemEntropy
     from redflag_core.trust import (
         Root,
@@ -116,30 +165,58 @@ __all__ = [
     "BreakerPolicy",
     "BreakerState",
     "BreakerStatus",
+    "Change",
+    "ChangeKind",
     "CircuitOpenError",
     "Clock",
+    "ClockError",
+    "Command",
+    "CommandAccepted",
+    "CommandEvent",
+    "CommandRefused",
+    "CommandRefusedError",
+    "CommandResult",
+    "CommandState",
+    "CommandType",
     "ConfigurationError",
+    "ConflictingCommandError",
     "Entropy",
     "Envelope",
     "ExpiredError",
     "Fetcher",
+    "IllegalMoveError",
     "KeyFileError",
     "KeyRing",
+    "LateCommandError",
+    "LimitError",
+    "Limits",
+    "LocalWindow",
     "MachineEvidence",
     "MachineIdentity",
     "MachineMismatchError",
     "MachineVerdict",
     "MalformedError",
+    "Move",
+    "NeedsApprovalError",
     "NonceStore",
+    "Order",
+    "OrderVerdict",
+    "Outcome",
     "Package",
     "PackageDelta",
     "PackageKey",
+    "PackageOutcome",
+    "PackageResult",
     "PackageState",
+    "PackageTarget",
     "ParsedRequest",
+    "PlanDriftedError",
+    "PlanState",
     "PolicyError",
     "RateLimitPolicy",
     "RateLimitStore",
     "RawMachine",
+    "Recipient",
     "RedFlagError",
     "RefreshChain",
     "RefreshVerdict",
@@ -165,31 +242,42 @@ __all__ = [
     "SystemClock",
     "SystemEntropy",
     "TooLargeError",
+    "Transaction",
     "TrustBundle",
     "TrustedKey",
+    "UnknownCommandError",
     "UnknownKeyError",
     "VerificationError",
+    "VerifiedCommand",
     "VerifiedPayload",
     "VerifiedRequest",
     "VerifyKey",
     "WrongRecipientError",
     "__version__",
     "apply_delta",
+    "beyond_routine",
     "bundle_digest",
+    "check_limits",
+    "check_name",
     "check_window",
     "claim_nonce",
+    "command_digest",
     "first_root",
     "full_jitter",
     "horizon_after_purge",
     "inventory_hash",
     "judge_boot",
+    "judge_order",
     "judge_refresh",
     "judge_registration",
     "live_keys",
     "make_evidence",
     "new_bundle",
     "new_nonce",
+    "next_order",
     "next_root",
+    "open_command",
+    "open_statement",
     "pae",
     "parse_envelope",
     "parse_registration_token",
@@ -198,8 +286,10 @@ __all__ = [
     "read_secret",
     "retry",
     "sign_bundle",
+    "sign_command",
     "sign_envelope",
     "sign_request",
+    "sign_statement",
     "verify_bundle",
     "verify_envelope",
     "verify_request",
@@ -211,21 +301,31 @@ __all__ = [
 _HOMES: Final = {
     name: module
     for module, names in {
+        "command_queue": "CommandEvent CommandState OrderVerdict judge_order next_order",
+        "commands": (
+            "Command CommandType Order Recipient VerifiedCommand command_digest open_command sign_command"
+        ),
         "enrolment": (
             "AgentStatus RefreshChain RefreshVerdict RegistrationClaim RegistrationToken RegistrationVerdict "
             "judge_refresh judge_registration parse_registration_token"
         ),
         "envelope": "Envelope VerifiedPayload pae parse_envelope sign_envelope verify_envelope",
         "errors": (
-            "CircuitOpenError ConfigurationError ExpiredError KeyFileError MachineMismatchError "
-            "MalformedError PolicyError RedFlagError ReplayError RollbackError ScanError SignatureError "
-            "StaleError TooLargeError UnknownKeyError VerificationError WrongRecipientError"
+            "CircuitOpenError ClockError CommandRefusedError ConfigurationError ConflictingCommandError "
+            "ExpiredError IllegalMoveError KeyFileError LateCommandError LimitError MachineMismatchError "
+            "MalformedError NeedsApprovalError PlanDriftedError PolicyError RedFlagError ReplayError "
+            "RollbackError ScanError SignatureError StaleError TooLargeError UnknownCommandError "
+            "UnknownKeyError VerificationError WrongRecipientError"
         ),
         "freshness": "check_window claim_nonce horizon_after_purge",
         "keyfiles": "read_key read_secret write_key write_secret",
         "keys": "SigningKey VerifyKey",
         "machine": "BootVerdict MachineEvidence MachineVerdict RawMachine judge_boot make_evidence",
         "messages": "Role TrustBundle TrustedKey",
+        "patching": (
+            "Change ChangeKind Limits LocalWindow Move PackageTarget PlanState Transaction beyond_routine "
+            "check_limits check_name"
+        ),
         "ports": "Clock Entropy Fetcher KeyRing MachineIdentity NonceStore RateLimitStore",
         "rate_limit": "RateLimitPolicy",
         "resilience": "Breaker BreakerPolicy BreakerState BreakerStatus RetryBudget RetryPolicy full_jitter retry",
@@ -235,6 +335,10 @@ _HOMES: Final = {
         ),
         "signed_requests": (
             "ParsedRequest Request VerifiedRequest new_nonce parse_request sign_request verify_request"
+        ),
+        "statements": (
+            "CommandAccepted CommandRefused CommandResult Outcome PackageOutcome PackageResult open_statement "
+            "sign_statement"
         ),
         "system": "SystemClock SystemEntropy",
         "trust": (

@@ -31,6 +31,7 @@ STATUS_MESSAGES: Final = {
     AgentStatus.QUARANTINED: "this agent is quarantined: an operator must look at it",
     AgentStatus.HARDWARE_CHANGED: "the machine's evidence changed: an operator must approve it",
     AgentStatus.RENEWAL_PENDING: "this agent was away too long: an operator must approve its return",
+    AgentStatus.EXECUTOR_ROLLED_BACK: "this agent's journal was rolled back: an operator must approve it",
     AgentStatus.REVOKED: "this agent was revoked",
 }
 

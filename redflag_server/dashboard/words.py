@@ -54,6 +54,7 @@ STATUSES: Final[Mapping[str, str]] = {
     AgentStatus.QUARANTINED: "quarantined",
     AgentStatus.HARDWARE_CHANGED: "hardware changed",
     AgentStatus.RENEWAL_PENDING: "renewal overdue",
+    AgentStatus.EXECUTOR_ROLLED_BACK: "journal rolled back",
     AgentStatus.REVOKED: "revoked",
 }
 
@@ -64,6 +65,8 @@ STATUS_ADVICE: Final[Mapping[str, str]] = {
     AgentStatus.HARDWARE_CHANGED: "Its key is used on other hardware. Approve it if you moved the disk or "
     "replaced the machine.",
     AgentStatus.RENEWAL_PENDING: "It was away for so long that its credentials lapsed. Approve it if it is yours.",
+    AgentStatus.EXECUTOR_ROLLED_BACK: "Its journal is older than what it signed before: it was restored from a "
+    "backup or a snapshot. It reports, but gets no orders. Approve it once you know what was undone.",
     AgentStatus.REVOKED: "Its key is cut off for ever. The machine can register anew.",
 }
 

@@ -57,19 +57,20 @@ def test_the_times_are_those_of_the_protocol():
 
 
 @pytest.mark.parametrize(
-    "status, token, check_in, store",
+    "status, token, check_in, store, commands",
     [
-        (AgentStatus.PENDING, True, True, False),
-        (AgentStatus.ACTIVE, True, True, True),
-        (AgentStatus.QUARANTINED, False, False, False),
-        (AgentStatus.HARDWARE_CHANGED, True, True, False),
-        (AgentStatus.RENEWAL_PENDING, False, False, False),
-        (AgentStatus.REVOKED, False, False, False),
+        (AgentStatus.PENDING, True, True, False, False),
+        (AgentStatus.ACTIVE, True, True, True, True),
+        (AgentStatus.QUARANTINED, False, False, False, False),
+        (AgentStatus.HARDWARE_CHANGED, True, True, False, False),
+        (AgentStatus.RENEWAL_PENDING, False, False, False, False),
+        (AgentStatus.EXECUTOR_ROLLED_BACK, True, True, True, False),
+        (AgentStatus.REVOKED, False, False, False, False),
     ],
 )
-def test_a_status_allows_exactly_this(status, token, check_in, store):
-    """Only an active agent stores data; a quarantined or revoked one does nothing."""
-    assert (token, check_in, store) == tuple(allows(status, access) for access in Access)
+def test_a_status_allows_exactly_this(status, token, check_in, store, commands):
+    """Only an active agent gets commands; one that went back in time still reports; a revoked one does nothing."""
+    assert (token, check_in, store, commands) == tuple(allows(status, access) for access in Access)
 
 
 def test_every_status_is_in_the_table():

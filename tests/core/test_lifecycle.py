@@ -9,7 +9,12 @@ from redflag_core.lifecycle import AgentAction, Presence, permits, presence, res
 from redflag_core.testing import START
 
 PERMITTED = {
-    AgentAction.APPROVE: {AgentStatus.PENDING, AgentStatus.HARDWARE_CHANGED, AgentStatus.RENEWAL_PENDING},
+    AgentAction.APPROVE: {
+        AgentStatus.PENDING,
+        AgentStatus.HARDWARE_CHANGED,
+        AgentStatus.RENEWAL_PENDING,
+        AgentStatus.EXECUTOR_ROLLED_BACK,
+    },
     AgentAction.RELEASE: {AgentStatus.QUARANTINED},
     AgentAction.REVOKE: set(AgentStatus) - {AgentStatus.REVOKED},
 }
