@@ -31,6 +31,11 @@ def operating_system() -> OperatingSystem:
     )
 
 
+def support_end() -> str | None:
+    """The day on which the release says that it ends, as it is written in os-release(5)."""
+    return _os_release().get("SUPPORT_END")
+
+
 def versions() -> Versions:
     """What this agent is and speaks."""
     return Versions(__version__, PROTOCOL_VERSIONS)
