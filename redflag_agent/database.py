@@ -1,5 +1,5 @@
 """
-The SQLite file behind the outbox: opened safely, written in short durable transactions, failing in sentences.
+The SQLite files of the agent: opened safely, written in short durable transactions, failing in sentences.
 
 WAL and synchronous=FULL: what a transaction wrote is on disk when its block ends, and a kill at any moment leaves
 the state before or after it.
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from redflag_core.errors import RedFlagError
+import attrs
 
-SCHEMA_VERSION: Final = 1
+from redflag_core.errors import RedFlagError
 
 BUSY_SECONDS: Final = 2.0
 """Longest wait for a reader such as ``redflag agent status``, which holds the file for milliseconds."""
@@ -22,7 +22,7 @@ BUSY_SECONDS: Final = 2.0
 WAL_BYTES: Final = 4 * 1024 * 1024
 """Size that the write-ahead log is cut back to: one full report of a large machine."""
 
-_SCHEMA: Final = """
+_OUTBOX: Final = """
 CREATE TABLE reports (
     scanner TEXT NOT NULL, slot TEXT NOT NULL CHECK (slot IN ('pending', 'accepted')),
     report_id TEXT NOT NULL, hash TEXT, body BLOB NOT NULL, refused TEXT,
@@ -49,7 +49,27 @@ class OutboxError(RedFlagError):
     code = "outbox"
 
 
-_DAMAGED: Final = "it is damaged; move it away, and the agent scans and reports anew"
+@attrs.frozen
+class Schema:
+    """
+    What is in a file, and how its failures are told.
+
+    Attributes:
+        version: Written into the file; one of a newer release is not touched.
+        tables: SQL that makes it, each statement ending its line.
+        error: Raised for everything that goes wrong with the file.
+        damaged: What to do when it is damaged.
+    """
+
+    version: int
+    tables: str
+    error: type[RedFlagError]
+    damaged: str
+
+
+OUTBOX: Final = Schema(
+    1, _OUTBOX, OutboxError, "it is damaged; move it away, and the agent scans and reports anew"
+)
 
 
 class Database:
@@ -59,26 +79,29 @@ class Database:
     Args:
         path: The file.
         connection: The open database.
+        schema: What is in it.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, schema: Schema) -> None:
         self.path = path
         self._connection = connection
+        self._schema = schema
 
     @classmethod
-    def open(cls, path: Path) -> "Database":
+    def open(cls, path: Path, schema: Schema = OUTBOX) -> "Database":
         """
         Open the file, made 0600 when it is not there.
 
         Raises:
-            OutboxError: The disk is full or read-only, or the file is damaged or of a newer release.
+            RedFlagError: The error of the schema: the disk is full or read-only, or the file is damaged or of a
+                newer release.
         """
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise OutboxError(f"cannot open {path}: {_reason(error)}") from None
-        database = cls(path, connection)
+            raise schema.error(f"cannot open {path}: {_reason(error, schema)}") from None
+        database = cls(path, connection, schema)
         try:
             database._prepare()
         except BaseException:
@@ -102,7 +125,8 @@ class Database:
         All of the block or nothing of it, durable at its end.
 
         Raises:
-            OutboxError: The disk is full, or the file is damaged; nothing of the block is kept.
+            RedFlagError: The error of the schema: the disk is full, or the file is damaged; nothing of the block is
+                kept.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -114,7 +138,7 @@ class Database:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._rollback()
-            raise OutboxError(f"cannot use {self.path}: {_reason(error)}") from None
+            raise self._failure("use", error) from None
 
     def _rollback(self) -> None:
         if self._connection.in_transaction:
@@ -128,24 +152,28 @@ class Database:
             (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
-            raise OutboxError(f"cannot open {self.path}: {_reason(error)}") from None
+            raise self._failure("open", error) from None
+        schema = self._schema
         if verdict != "ok":
-            raise OutboxError(f"cannot open {self.path}: {_DAMAGED}")
-        if version > SCHEMA_VERSION:
-            raise OutboxError(f"{self.path} was written by a newer release: update this agent")
-        if version < SCHEMA_VERSION:
+            raise schema.error(f"cannot open {self.path}: {schema.damaged}")
+        if version > schema.version:
+            raise schema.error(f"{self.path} was written by a newer release: update this agent")
+        if version < schema.version:
             with self.transaction() as db:
-                for statement in _SCHEMA.split(";"):
+                for statement in schema.tables.split(";\n"):
                     db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                db.execute(f"PRAGMA user_version = {schema.version}")
+
+    def _failure(self, verb: str, error: sqlite3.Error) -> RedFlagError:
+        return self._schema.error(f"cannot {verb} {self.path}: {_reason(error, self._schema)}")
 
 
-def _reason(error: OSError | sqlite3.Error) -> str:
+def _reason(error: OSError | sqlite3.Error, schema: Schema) -> str:
     if isinstance(error, OSError):
         return str(error.strerror)
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")):
         return "the disk is full; make room, the agent goes on by itself"
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return _DAMAGED
+        return schema.damaged
     return str(error)

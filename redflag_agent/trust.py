@@ -26,6 +26,32 @@ class _TrustDocuments:
     bundle: str
 
 
+def read_documents(path: Path) -> tuple[tuple[bytes, ...], bytes]:
+    """
+    The root chain and the bundle in the file at *path*. Nothing in them is verified.
+
+    Raises:
+        MalformedError: The file is damaged.
+        KeyFileError: It cannot be read.
+    """
+    held = codec.parse(_TrustDocuments, read_private(path, max_bytes=MAX_TRUST_BYTES), max_bytes=MAX_TRUST_BYTES)
+    return tuple(map(b64decode, held.roots)), b64decode(held.bundle)
+
+
+@attrs.frozen
+class Held:
+    """
+    Documents of trust as they are on disk. Whoever acts on them verifies them first: anybody may have written them.
+
+    Attributes:
+        roots: Envelopes of the root chain, the first one first.
+        bundle: Envelope of the trust bundle.
+    """
+
+    roots: tuple[bytes, ...]
+    bundle: bytes
+
+
 @attrs.define
 class TrustStore:
     """
@@ -40,8 +66,7 @@ class TrustStore:
     path: Path
     state: StateFile
     clock: Clock
-    _roots: tuple[bytes, ...] = attrs.field(default=(), init=False)
-    _digest: str | None = attrs.field(default=None, init=False)
+    _held: Held | None = attrs.field(default=None, init=False)
 
     def load(self) -> None:
         """Read what is held. A missing or damaged file is fetched again: it holds nothing that is not public."""
@@ -50,14 +75,18 @@ class TrustStore:
         try:
             data = read_private(self.path, max_bytes=MAX_TRUST_BYTES)
             held = codec.parse(_TrustDocuments, data, max_bytes=MAX_TRUST_BYTES)
-            self._roots = tuple(map(b64decode, held.roots))
-            self._digest = bundle_digest(b64decode(held.bundle))
+            roots = tuple(map(b64decode, held.roots))
+            self._held = Held(roots, b64decode(held.bundle)) if roots else None
         except MalformedError:
             return
 
+    def held(self) -> Held | None:
+        """What is held now, for the executor, which verifies it by itself; None before the first."""
+        return self._held
+
     def is_current(self, digest: str) -> bool:
         """Whether the bundle held is the one that the server announces by its *digest*."""
-        return digest == self._digest
+        return self._held is not None and digest == bundle_digest(self._held.bundle)
 
     async def refresh(self, client: ServerClient, pins: Pins) -> None:
         """
@@ -68,16 +97,16 @@ class TrustStore:
             AnswerError, UnreachableError: Nothing came.
         """
         wire = await client.get("/trust/bundle")
-        if self._roots:
+        if self._held is not None:
             try:
-                return self._accept(self._roots, wire, pins)
+                return self._accept(self._held.roots, wire, pins)
             except UnknownKeyError:
                 pass
         roots = await self._fetch_roots(client)
         return self._accept(roots, wire, pins)
 
     async def _fetch_roots(self, client: ServerClient) -> tuple[bytes, ...]:
-        roots = list(self._roots)
+        roots = [] if self._held is None else list(self._held.roots)
         while len(roots) < MAX_ROOTS:
             try:
                 roots.append(await client.get(f"/trust/root/{len(roots) + 1}"))
@@ -99,4 +128,4 @@ class TrustStore:
         documents = _TrustDocuments(1, tuple(map(b64encode, roots)), b64encode(wire))
         write_private(self.path, codec.dump(documents), replace=True)
         self.state.update(bundle_version=bundle.version, bundle_epoch=bundle.epoch)
-        self._roots, self._digest = roots, bundle_digest(wire)
+        self._held = Held(roots, wire)
