@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 from redflag_agent import host
 from redflag_agent.data_dir import DataDirectory
 from redflag_agent.progress import Tell, set_up_logging, tell_nobody, tell_stdout
-from redflag_agent.scanners import AptScanner
+from redflag_agent.scanners import AptScanner, StorageScanner, SystemScanner
+from redflag_agent.scanners.facts_text import show_facts
 from redflag_agent.scans import run_all, scanner_runs
 from redflag_agent.settings import AgentSettings
 from redflag_core import codec
 from redflag_core.encoding import JsonValue
 from redflag_core.enrolment import RegistrationToken
 from redflag_core.errors import ConfigurationError
-from redflag_core.scanning import PENDING_STATES, Package, Scanner, ScanReport, ScanStatus
+from redflag_core.scanning import FACT_SCANNERS, PENDING_STATES, Package, Scanner, ScanReport, ScanStatus
 from redflag_core.system import SystemClock, SystemEntropy
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def scan_machine(settings: AgentSettings, scanners: Sequence[Scanner], *, as_jso
         ConfigurationError: There is nothing to scan.
     """
     reports = asyncio.run(_scan(settings, scanners))
-    cannot = host.missing_rights()
+    cannot = (*host.missing_rights(), *_missing_packages(reports))
     succeeded = bool(reports) and all(report.status is ScanStatus.OK for report in reports)
     if as_json:
         document: dict[str, JsonValue] = {
@@ -88,12 +89,18 @@ def scan_machine(settings: AgentSettings, scanners: Sequence[Scanner], *, as_jso
 async def _scan(settings: AgentSettings, scanners: Sequence[Scanner]) -> tuple[ScanReport, ...]:
     runs = scanner_runs(scanners, settings.policy, clock=SystemClock(), on_error=lambda *_: None)
     if not runs:
-        raise ConfigurationError("nothing to scan: this machine has no apt, or the settings disable its scanner")
+        raise ConfigurationError("nothing to scan: the settings disable every scanner")
     return await run_all(runs)
 
 
+def _missing_packages(reports: Sequence[ScanReport]) -> tuple[str, ...]:
+    if any(report.scanner not in FACT_SCANNERS for report in reports):
+        return ()
+    return ("no packages were scanned: this machine has no apt, or the settings disable its scanner",)
+
+
 def usable_scanners(settings: AgentSettings) -> tuple[Scanner, ...]:
-    """The scanners whose package manager this machine has."""
+    """The scanners whose package manager this machine has, and those of the machine itself."""
     apt = settings.apt
     scanner = AptScanner(
         clock=SystemClock(),
@@ -101,12 +108,15 @@ def usable_scanners(settings: AgentSettings) -> tuple[Scanner, ...]:
         path_prefix=Path(apt.path_prefix) if apt.path_prefix else None,
         refresh=False if apt.refresh == "off" else "auto",
     )
-    return (scanner,) if scanner.is_usable() else ()
+    machine: tuple[Scanner, ...] = (StorageScanner(clock=SystemClock()), SystemScanner(clock=SystemClock()))
+    return (scanner, *machine) if scanner.is_usable() else machine
 
 
 def _show(report: ScanReport) -> list[str]:
     if report.status is not ScanStatus.OK:
         return [f"{report.scanner}: failed: {report.error}"]
+    if report.scanner in FACT_SCANNERS:
+        return show_facts(report)
     states = Counter(package.state.value for package in report.packages)
     summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     pending = [package for package in report.packages if package.state in PENDING_STATES]

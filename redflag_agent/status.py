@@ -11,6 +11,7 @@ from redflag_agent.data_dir import DataDirectory
 from redflag_agent.database import Database
 from redflag_agent.outbox import LAST_CHECK_IN, Outbox
 from redflag_agent.state import AgentState, StateFile
+from redflag_core.scanning import FACT_SCANNERS
 
 
 def read_status(data: Path) -> dict[str, Any]:
@@ -75,7 +76,8 @@ def _outbox(path: Path) -> dict[str, Any]:
 
 def _show_scan(scan: dict[str, Any]) -> str:
     states = ", ".join(f"{count} {state}" for state, count in sorted(scan["states"].items()))
-    outcome = states or "nothing installed" if scan["status"] == "ok" else f"failed: {scan['error']}"
+    nothing = "done" if scan["scanner"] in FACT_SCANNERS else "nothing installed"
+    outcome = states or nothing if scan["status"] == "ok" else f"failed: {scan['error']}"
     return f"scan {scan['scanner']}: {_moment(scan['taken_at'])}: {outcome}"
 
 

@@ -6,6 +6,8 @@ import attrs
 from rich.console import Console
 from rich.text import Text
 
+from redflag_core.scanning import FACT_SCANNERS
+
 STATES: Final = ("available", "kept_back", "held", "phased")
 
 
@@ -32,6 +34,8 @@ class UpConsole:
     def on_agent_event(self, event: dict[str, Any]) -> None:
         """Say what the local agent does. Events that are of no use on a console are passed over."""
         name = event.get("event")
+        if event.get("scanner") in FACT_SCANNERS and event.get("status", "ok") == "ok":
+            return
         if name == "registered":
             self.say("agent", "this machine is registered")
         elif name == "scan_started":

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.enrolment import AgentStatus
 from redflag_core.lifecycle import presence
-from redflag_core.scanning import PENDING_STATES, PackageState, ScanStatus
+from redflag_core.scanning import FACT_SCANNERS, PENDING_STATES, PackageState, ScanStatus
 from redflag_server.agents.schema import AgentDetail, AgentItem, ScannerItem
 from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import Page, PageOf, fetch_page
@@ -49,7 +49,7 @@ class Counts:
         states: Number of packages in each state but `NOT_COUNTED`.
         security: Packages that lack a security update.
         failing: Scanners that could not tell.
-        scanned_at: The last scan that could.
+        scanned_at: The last scan of packages that could.
     """
 
     states: Mapping[str, int] = attrs.field(factory=dict)
@@ -112,8 +112,9 @@ async def count_packages(session: AsyncSession, visible: Scope, agents: Sequence
         .where(Package.agent_id.in_(agents), Package.state.not_in(NOT_COUNTED))
         .group_by(Package.agent_id, Package.state)
     )
+    scanned = func.max(Scanner.succeeded_at).filter(Scanner.name.not_in(FACT_SCANNERS))
     scanners = (
-        visible.select(Scanner, Scanner.agent_id, func.sum(failing), func.max(Scanner.succeeded_at))
+        visible.select(Scanner, Scanner.agent_id, func.sum(failing), scanned)
         .where(Scanner.agent_id.in_(agents))
         .group_by(Scanner.agent_id)
     )

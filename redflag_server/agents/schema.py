@@ -38,7 +38,7 @@ class AgentItem:
         packages: Number of packages in each state; ``current`` and ``not_applicable`` are left out.
         security: How many of them lack a security update.
         failing_scanners: How many scanners could not tell what the machine has.
-        scanned_at: The last scan that could tell, or null.
+        scanned_at: The last scan of packages that could tell, or null.
     """
 
     id: UUID

@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 from redflag_core.errors import MalformedError
 from redflag_core.messages import MAX_SCANNERS, Report, ReportAccepted
 from redflag_core.scanning import (
+    FACT_SCANNERS,
     SCANNED_STATES,
     PackageKey,
     PackageState,
@@ -178,7 +179,7 @@ class _Ingest:
                 inventory_hash=report.hash,
             )
         )
-        if self.changed or self.removed or first:
+        if self.changed or self.removed or (first and self.name not in FACT_SCANNERS):
             message = (
                 f"The scanner {self.name} reported {self.changed} new or changed packages, {self.removed} gone."
             )

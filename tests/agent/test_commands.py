@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from redflag_agent.answers import ServerFailedError, UnreachableError
-from redflag_agent.commands import scan_machine
+from redflag_agent.commands import scan_machine, usable_scanners
 from redflag_agent.data_dir import DataDirectory
 from redflag_agent.database import OutboxError
 from redflag_agent.exits import exit_code
+from redflag_agent.scanners import StorageScanner, SystemScanner
 from redflag_agent.settings import AgentSettings
 from redflag_core.errors import CircuitOpenError, ConfigurationError, ExpiredError, KeyFileError
 from redflag_core.scanning import PackageState, ScannerPolicy
+from redflag_core.testing import FrozenClock
 from tests.helpers.agents import FakeScanner, agent_parts, failed, package
 from tests.helpers.stub_server import LostAnswerError, StubServer, problem, serving
 
@@ -33,7 +35,8 @@ class Directory:
     def __init__(self, path):
         self.path = path
         path.mkdir(mode=0o700)
-        (path / "agent.toml").write_text("[scanners.apt]\nenabled = false\n")
+        off = (f"[scanners.{name}]\nenabled = false\n" for name in ("apt", "storage", "system"))
+        (path / "agent.toml").write_text("".join(off))
 
     def popen(self, *arguments, **options):
         """Start a command."""
@@ -334,6 +337,18 @@ async def test_status_shows_the_last_scans(tmp_path):
     assert "1 available" in show_status(status, as_json=False)
 
 
+async def test_status_does_not_call_a_scanner_of_facts_empty(tmp_path):
+    """It has no packages by nature, not because nothing is installed."""
+    from redflag_agent.status import read_status, show_status
+    from tests.helpers.agents import new_id, scan_report
+
+    async with agent_parts(tmp_path / "agent") as parts:
+        parts.outbox.record_scan(scan_report(scanner="storage"), report_id=new_id(1))
+    shown = show_status(read_status(tmp_path / "agent"), as_json=False)
+
+    assert re.search(r"^scan storage: \S+: done$", shown, re.MULTILINE)
+
+
 def test_scan_shows_what_is_pending():
     """For people: each pending package with its versions, and what could not be done."""
     held = package("b", available="2.0", state=PackageState.HELD)
@@ -354,6 +369,39 @@ def test_scan_as_json_holds_everything():
     document = json.loads(text)
     assert ["a"] == [found["name"] for found in document["scans"][0]["packages"]]
     assert {"hostname", "os", "cannot", "scans"} == set(document)
+
+
+def test_a_machine_without_a_package_manager_is_told_so():
+    """Disks and memory are shown; that nobody looked for updates is said, never left to be thought."""
+    scanners = [scanner(clock=FrozenClock()) for scanner in (StorageScanner, SystemScanner)]
+
+    text, succeeded = scan_machine(AgentSettings(), scanners, as_json=False)
+    document = json.loads(scan_machine(AgentSettings(), scanners, as_json=True)[0])
+
+    assert succeeded
+    assert re.search(r"^storage:$.*^system:$.*^note: no packages were scanned", text, re.MULTILINE | re.DOTALL)
+    assert "no packages were scanned" in document["cannot"][-1]
+    assert ["storage", "system"] == [scan["scanner"] for scan in document["scans"]]
+
+
+def test_packages_and_facts_are_shown_together():
+    """Nothing is missing then."""
+    text, _ = scan_machine(AgentSettings(), [FakeScanner(), SystemScanner(clock=FrozenClock())], as_json=False)
+
+    assert "apt: 0 packages: none" in text
+    assert "system:" in text
+    assert "no packages were scanned" not in text
+
+
+def test_every_scanner_of_this_machine_can_be_disabled():
+    """By its name in the settings, and what remains is scanned."""
+    names = [scanner.name for scanner in usable_scanners(AgentSettings())]
+    off = {name: ScannerPolicy(enabled=False) for name in names if name != "system"}
+
+    text, _ = scan_machine(AgentSettings(scanners=off), usable_scanners(AgentSettings()), as_json=True)
+
+    assert {"storage", "system"} <= set(names)
+    assert ["system"] == [scan["scanner"] for scan in json.loads(text)["scans"]]
 
 
 def test_a_scan_that_fails_says_so():
