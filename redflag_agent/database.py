@@ -125,8 +125,8 @@ class Database:
         All of the block or nothing of it, durable at its end.
 
         Raises:
-            RedFlagError: The error of the schema: the disk is full, or the file is damaged; nothing of the block is
-                kept.
+            RedFlagError: The error of the schema: the disk is full, or the file is damaged. Nothing of the block
+                is kept.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")

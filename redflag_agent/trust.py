@@ -26,18 +26,6 @@ class _TrustDocuments:
     bundle: str
 
 
-def read_documents(path: Path) -> tuple[tuple[bytes, ...], bytes]:
-    """
-    The root chain and the bundle in the file at *path*. Nothing in them is verified.
-
-    Raises:
-        MalformedError: The file is damaged.
-        KeyFileError: It cannot be read.
-    """
-    held = codec.parse(_TrustDocuments, read_private(path, max_bytes=MAX_TRUST_BYTES), max_bytes=MAX_TRUST_BYTES)
-    return tuple(map(b64decode, held.roots)), b64decode(held.bundle)
-
-
 @attrs.frozen
 class Held:
     """
