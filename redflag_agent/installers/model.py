@@ -6,12 +6,16 @@ list of steps: the executor has them run by a process of their own that nothing 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
 from redflag_core.patching import PackageTarget, Transaction
 from redflag_core.statements import PackageResult
+
+STATUS_FD: Final = 3
+"""File descriptor that every step inherits: a file of its own, empty when it starts, for what it says of how far it
+is (apt: ``-o APT::Status-Fd=3``). Standard output and error go to the output, standard input is empty."""
 
 
 @attrs.frozen(kw_only=True)
@@ -107,5 +111,10 @@ class Installer(Protocol):
         ...
 
     def percent(self, status: str) -> int | None:
-        """How far a change is, from what the last step wrote to its status file; None when that does not say."""
+        """
+        How far a change is, in percent; None when that cannot be told.
+
+        Args:
+            status: The last whole lines that the running step wrote to `STATUS_FD`.
+        """
         ...
