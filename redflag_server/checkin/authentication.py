@@ -22,7 +22,6 @@ from redflag_core.enrolment import Access
 from redflag_core.errors import (
     MalformedError,
     RedFlagError,
-    ReplayError,
     SignatureError,
     TooLargeError,
     UnknownKeyError,
@@ -35,7 +34,7 @@ from redflag_core.signed_requests import Request as RawRequest
 from redflag_server.addresses import client_address
 from redflag_server.agents import access_tokens
 from redflag_server.agents.tables import Agent
-from redflag_server.checkin.claims import AgentRequest, claim
+from redflag_server.checkin.claims import AgentRequest, claim, not_free
 from redflag_server.checkin.nonces import NonceUse, claim_nonces
 from redflag_server.problems import TokenError, UnsupportedEncodingError
 from redflag_server.runtime import Runtime
@@ -215,7 +214,7 @@ async def _verify_newcomer(runtime: Runtime, parsed: ParsedRequest, address: str
         use = NonceUse(request.created, request.key_id, request.nonce)
         free = await claim_nonces(session, [use], horizon=horizon)
     if not free:
-        raise ReplayError("this request was received before: sign each attempt with a fresh nonce")
+        raise not_free(request.created, horizon=horizon, now=runtime.clock.now())
     return VerifiedNewcomer(request, address)
 
 

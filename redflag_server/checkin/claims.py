@@ -86,7 +86,7 @@ async def claim(
     for entry in requests:
         agent = agents.get(entry.agent_id)
         if entry.nonce_use not in free:
-            results.append(_not_free(entry, horizon, now))
+            results.append(not_free(entry.request.created, horizon=horizon, now=now))
             continue
         free.discard(entry.nonce_use)
         limited = None
@@ -135,9 +135,18 @@ def refusal_of(entry: AgentRequest, agent: Any) -> RedFlagError | None:
     return None
 
 
-def _not_free(entry: AgentRequest, horizon: int, now: datetime) -> RedFlagError:
-    """A restored server does not know which nonces were used last: it says so until that is over."""
-    if entry.request.created <= horizon and horizon > now.timestamp() - TOLERANCE:
+def not_free(created: int, *, horizon: int, now: datetime) -> RedFlagError:
+    """
+    Why a nonce could not be claimed.
+
+    A restored server does not know which nonces were used last: it says so until that is over.
+
+    Args:
+        created: When the request was signed, unix seconds.
+        horizon: Nothing signed at or before it can be claimed.
+        now: Database time, aware UTC.
+    """
+    if created <= horizon and horizon > now.timestamp() - TOLERANCE:
         return UnavailableError("the server was restored a moment ago: try again in some minutes")
     return ReplayError("this request was received before: sign each attempt with a fresh nonce")
 
