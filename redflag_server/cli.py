@@ -2,11 +2,14 @@
 
 import asyncio
 import getpass
+import shutil
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Any, BinaryIO, Final, NoReturn, TypeVar
 from uuid import UUID
 
 import attrs
@@ -14,7 +17,7 @@ import rich_click as click
 from sqlalchemy import select
 
 from redflag_core import __version__
-from redflag_core.errors import ConfigurationError, RedFlagError
+from redflag_core.errors import RedFlagError
 from redflag_core.system import SystemClock, SystemEntropy
 from redflag_server.accounts.api_keys import KeyOrder, list_keys, make_key, revoke_key
 from redflag_server.accounts.passwords import MAX_LENGTH
@@ -24,6 +27,10 @@ from redflag_server.accounts.tables import Credential
 from redflag_server.accounts.users import add_user, disable_user, find_user, list_users
 from redflag_server.agents.registration_tokens import create_registration_token, list_tokens, revoke_token
 from redflag_server.agents.schema import NewToken
+from redflag_server.backup.create import Backup, back_up_to_file, back_up_to_stream, note_backup
+from redflag_server.backup.placement import is_founded, shared_use
+from redflag_server.backup.restore import restore
+from redflag_server.backup.words import backup_lines, restore_lines
 from redflag_server.db.pages import MAX_LIMIT, PageOf
 from redflag_server.db.scope import Scope, scoped, whole_installation
 from redflag_server.organizations.service import organization_named
@@ -37,6 +44,7 @@ T = TypeVar("T")
 
 ALL: Final = PageOf(limit=MAX_LIMIT)
 DAY: Final = 86_400
+STREAM: Final = Path("-")
 
 data_option = click.option(
     "--data",
@@ -86,6 +94,7 @@ def user() -> None:
 @data_option
 def user_add(name: str, *, role: str, organization: str | None, password_stdin: bool, data: Path) -> None:
     """Add somebody who may sign in."""
+    _check_founded(data)
     password = (
         _read_password() if password_stdin else click.prompt("Password", hide_input=True, confirmation_prompt=True)
     )
@@ -102,7 +111,7 @@ def user_add(name: str, *, role: str, organization: str | None, password_stdin: 
         )
         return made.name
 
-    click.echo(f"{_run(data, work, create=True)} may sign in as {role}.")
+    click.echo(f"{_run(data, work)} may sign in as {role}.")
 
 
 @user.command("list")
@@ -165,7 +174,7 @@ def api_key_add(
         _, text = await make_key(runtime, _everything(), order)
         return text
 
-    click.echo(_run(data, work, create=True))
+    click.echo(_run(data, work))
 
 
 @api_key.command("list")
@@ -265,24 +274,89 @@ def registration_token_revoke(token_id: UUID, reason: str, data: Path) -> None:
     click.echo(f"{token_id} is revoked.")
 
 
-def _run(data: Path, work: Callable[[Runtime], Awaitable[T]], *, create: bool = False) -> T:
-    """Do *work* on the server in *data*, or end with one sentence."""
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, resolve_path=True, path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Take the place of FILE if there is one.")
+@data_option
+def backup(file: Path, *, overwrite: bool, data: Path) -> None:
+    """Back up database and keys into FILE, also while the server runs. `-` is standard output."""
+    target = None if file == STREAM else file
+    if target is None and sys.stdout.isatty():
+        _fail("a backup is not for the screen: name a file, or pipe it into a program")
+
+    async def work() -> tuple[Backup, bool]:
+        now = SystemClock().now()
+        if target is None:
+            made = back_up_to_stream(data, sys.stdout.buffer, now=now)
+        else:
+            made = back_up_to_file(data, target, overwrite=overwrite, now=now)
+        to = "standard output" if target is None else str(target)
+        return made, await note_backup(data, made, to, clock=SystemClock(), actor=_actor())
+
+    made, noted = _on_server(data, work)
+    for line in backup_lines(made, target, noted=noted):
+        click.echo(line, err=target is None)
+
+
+@main.command("restore")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--replace", is_flag=True, help="Put a server that is there aside. Nothing is deleted.")
+@data_option
+def restore_command(file: Path, *, replace: bool, data: Path) -> None:
+    """Restore the server in FILE. `-` is standard input. No server may run on the directory."""
+    clock, entropy, actor = SystemClock(), SystemEntropy(), _actor()
+    try:
+        with _opened_backup(file) as source:
+            done = asyncio.run(restore(source, data, replace=replace, clock=clock, entropy=entropy, actor=actor))
+    except RedFlagError as error:
+        _fail(error.message)
+    for line in restore_lines(done, data, now=clock.now()):
+        click.echo(line)
+
+
+@contextmanager
+def _opened_backup(file: Path) -> Iterator[BinaryIO]:
+    """A backup that can be read twice."""
+    try:
+        if file != STREAM:
+            with file.open("rb") as opened:
+                yield opened
+            return
+        with tempfile.TemporaryFile() as spool:
+            shutil.copyfileobj(sys.stdin.buffer, spool)
+            spool.seek(0)
+            yield spool
+    except OSError as error:
+        _fail(f"cannot read {file}: {error.strerror}")
+
+
+def _run(data: Path, work: Callable[[Runtime], Awaitable[T]]) -> T:
+    """Do *work* on the open server in *data*, or end with one sentence."""
 
     async def opened() -> T:
-        if not create and not (data / "redflag.db").exists():
-            raise ConfigurationError(
-                f"there is no server in {data}: start one there first, or name another --data"
-            )
         runtime = await open_runtime(Settings(data=data), SystemClock(), SystemEntropy())
         try:
             return await work(runtime)
         finally:
             await runtime.database.close()
 
+    return _on_server(data, opened)
+
+
+def _on_server(data: Path, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Do *work* while there is a server in *data* and nobody restores it, or end with one sentence."""
+    _check_founded(data)
     try:
-        return asyncio.run(opened())
+        with shared_use(data):
+            return asyncio.run(work())
     except RedFlagError as error:
         _fail(error.message)
+
+
+def _check_founded(data: Path) -> None:
+    """Only a start makes a server: a command on a misspelt directory must not."""
+    if not is_founded(data):
+        _fail(f"there is no server in {data}: start one there first, or name another --data")
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -17,6 +17,7 @@ from redflag_core.errors import ConfigurationError
 from redflag_core.keyfiles import write_private
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.passwords import Passwords
+from redflag_server.backup.placement import finish_restore
 from redflag_server.db import migrate
 from redflag_server.db.engine import Database
 from redflag_server.events.recorder import RefusalRecorder, record
@@ -30,6 +31,7 @@ from redflag_server.trust.tables import ServerState
 
 DEFAULT_ORGANIZATION: Final = "Default"
 DEFAULT_SITE: Final = "Main"
+LOCK: Final = ".lock"
 PROBE_BYTES: Final = 1024 * 1024
 """Free space that a start asks for: below it, the first report would not fit."""
 
@@ -43,9 +45,10 @@ async def open_runtime(settings: Settings, clock: Clock, entropy: Entropy) -> Ru
             what to do.
     """
     prepare_directory(settings.data)
-    first_start = not settings.database.exists()
     database = None
     try:
+        finish_restore(settings.data)
+        first_start = not settings.database.exists()
         keys = open_keystore(settings.data, entropy, first_start=first_start)
         if first_start:
             write_private(settings.database, b"", replace=False)  # SQLite gives its other files this one's mode
@@ -81,7 +84,7 @@ def hold_directory(data: Path) -> Iterator[None]:
     """
     prepare_directory(data)
     try:
-        handle = os.open(data / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(data / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ConfigurationError(_sentence(data, error)) from error
     try:

@@ -32,14 +32,21 @@ async def redflag(data, *arguments, stdin=None, code=0):
     return result.stdout, result.stderr
 
 
+async def found(data):
+    """The first start, which makes the server."""
+    async with running(data):
+        pass
+
+
 async def add_owner(data):
+    await found(data)
     return await redflag(
         data, "user", "add", "alice", "--role", "owner", "--password-stdin", stdin=PASSWORD + "\n"
     )
 
 
 async def test_a_user_made_on_the_command_line_signs_in(data):
-    """Before the first start: the command makes what is missing, and the server finds it."""
+    """What is made while the server is stopped is there when it starts."""
     await add_owner(data)
 
     async with running(data) as server:
@@ -48,6 +55,7 @@ async def test_a_user_made_on_the_command_line_signs_in(data):
 
 async def test_a_key_is_printed_once_and_opens_the_api(data):
     """Standard output is the key and nothing else, so that a script can take it as it is."""
+    await found(data)
     out, err = await redflag(
         data, "api-key", "add", "backup", "--scope", "agents:read", "--scope", "packages:read"
     )
@@ -185,14 +193,51 @@ async def test_wrong_usage_ends_with_2(data, arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("user", "list"), ("api-key", "list"), ("setup-link",), ("registration-token", "list")]
+    "arguments",
+    [
+        ("setup-link",),
+        ("user", "add", "alice", "--role", "owner"),
+        ("user", "add", "alice", "--role", "owner", "--password-stdin"),
+        ("user", "list"),
+        ("user", "disable", "alice"),
+        ("api-key", "add", "k", "--scope", "*"),
+        ("api-key", "list"),
+        ("api-key", "revoke", "k"),
+        ("registration-token", "add", "office"),
+        ("registration-token", "list"),
+        ("registration-token", "revoke", "00000000-0000-0000-0000-000000000001"),
+        ("backup", "backup.tar"),
+        ("backup", "-"),
+    ],
 )
-async def test_where_there_is_no_server_nothing_is_made(data, arguments):
-    """A misspelt directory is said, and not filled."""
-    _, err = await redflag(data, *arguments, code=1)
+@pytest.mark.parametrize("exists", [False, True])
+async def test_where_there_is_no_server_nothing_is_made(data, arguments, exists):
+    """A misspelt directory is said before a password is asked for, and not filled."""
+    if exists:
+        data.mkdir(mode=0o700)
 
-    assert "there is no server in" in err
-    assert not data.exists()
+    out, err = await redflag(data, *arguments, code=1)
+
+    assert ("", 1) == (out, len(err.splitlines()))
+    assert f"there is no server in {data}" in err
+    assert [] == (list(data.iterdir()) if exists else [path for path in data.parent.iterdir() if path == data])
+
+
+def test_every_command_on_a_server_is_tried_where_there_is_none():
+    """A new command of this group must refuse a misspelt directory too, and be in the list above."""
+
+    def paths(group, *names):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from paths(command, *names, name)
+            else:
+                yield (*names, name)
+
+    marks = test_where_there_is_no_server_nothing_is_made.pytestmark
+    tried = {words for mark in marks if "arguments" == mark.args[0] for words in mark.args[1]}
+    missing = {path for path in paths(main) if not any(path == words[: len(path)] for words in tried)}
+
+    assert {("run",), ("version",), ("restore",)} == missing
 
 
 async def test_a_damaged_database_is_one_sentence(data):
