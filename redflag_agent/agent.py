@@ -14,6 +14,7 @@ from redflag_agent.data_dir import DataDirectory
 from redflag_agent.database import Database
 from redflag_agent.delivery import Delivery
 from redflag_agent.error_log import ErrorLog
+from redflag_agent.executor import Journal
 from redflag_agent.identity import Identity, open_identity, renew_identity
 from redflag_agent.outbox import Outbox
 from redflag_agent.pace import pause_after
@@ -210,7 +211,12 @@ class Agent:
     def _renewed_identity(self) -> Identity:
         around = self.around
         return renew_identity(
-            self.directory, self.state, machine=around.machine, clock=around.clock, entropy=around.entropy
+            self.directory,
+            self.state,
+            machine=around.machine,
+            clock=around.clock,
+            entropy=around.entropy,
+            journal=self.identity.executor.journal,
         )
 
 
@@ -222,12 +228,18 @@ def open_agent(directory: DataDirectory, settings: AgentSettings, around: Surrou
     Raises:
         ConfigurationError: The directory, a key or the state must not or cannot be used.
         OutboxError: The outbox cannot be used.
+        JournalError: The executor's journal cannot be used.
     """
     directory.prepare()
-    with directory.lock():
+    with directory.lock(), Journal.open(directory.journal) as journal:
         state = StateFile.open(directory.state)
         identity = open_identity(
-            directory, state, machine=around.machine, clock=around.clock, entropy=around.entropy
+            directory,
+            state,
+            machine=around.machine,
+            clock=around.clock,
+            entropy=around.entropy,
+            journal=journal,
         )
         with Database.open(directory.outbox) as database:
             yield Agent(directory, settings, around, state, identity, database)

@@ -3,7 +3,8 @@ The agent's data directory: who may read it, what is in it, and that one agent a
 
 Layout: `agent.key` and `executor.key` (keys), `machine-id` (16 random bytes that stand in for a weak machine id),
 `state.json` (registration, tokens), `trust.json` (roots and bundle), `outbox.db` (what the server has not accepted
-yet), `agent.toml` (settings, written by people) and `agent.lock`.
+yet), `executor.db` (journal of commands), `runs` (what was started), `agent.toml` and `limits.toml` (settings and
+limits, written by people) and `agent.lock`.
 """
 
 import os
@@ -71,6 +72,21 @@ class DataDirectory:
     def outbox(self) -> Path:
         """Reports and errors that the server has not accepted."""
         return self.path / "outbox.db"
+
+    @property
+    def journal(self) -> Path:
+        """Which commands were accepted, started and ended."""
+        return self.path / "executor.db"
+
+    @property
+    def runs(self) -> Path:
+        """A directory for each change that was started."""
+        return self.path / "runs"
+
+    @property
+    def limits(self) -> Path:
+        """What the owner of this machine allows, written by people."""
+        return self.path / "limits.toml"
 
     @property
     def settings(self) -> Path:

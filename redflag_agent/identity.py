@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from redflag_agent.data_dir import DataDirectory
-from redflag_agent.executor import Executor
+from redflag_agent.executor import Executor, Journal
 from redflag_agent.state import AgentState, RefreshSecrets, StateFile
 from redflag_core.encoding import hex_decode
 from redflag_core.enrolment import new_secret
@@ -44,6 +44,7 @@ def open_identity(
     machine: MachineIdentity,
     clock: Clock,
     entropy: Entropy,
+    journal: Journal,
 ) -> Identity:
     """
     The identity in *directory*; made, or made anew, as long as it is not registered.
@@ -52,13 +53,13 @@ def open_identity(
         KeyFileError: A key of a registered agent is missing or damaged, or the system refuses to write.
     """
     if state.state.registration is not None:
-        return _load(directory, machine, clock)
+        return _load(directory, machine, clock, journal)
     if state.state.made_for is not None:
-        identity = _load(directory, machine, clock)
+        identity = _load(directory, machine, clock, journal)
         shown = identity.executor.evidence(replace_machine_id=state.state.replace_machine_id)
         if shown.digest == state.state.made_for:
             return identity
-    return renew_identity(directory, state, machine=machine, clock=clock, entropy=entropy)
+    return renew_identity(directory, state, machine=machine, clock=clock, entropy=entropy, journal=journal)
 
 
 def renew_identity(
@@ -68,25 +69,33 @@ def renew_identity(
     machine: MachineIdentity,
     clock: Clock,
     entropy: Entropy,
+    journal: Journal,
 ) -> Identity:
     """
-    Discard keys, registration and trust, and make new keys and the first refresh secret.
+    Discard keys, registration, trust and journal, and make new keys and the first refresh secret.
 
     The state is emptied first and filled last: killed in between, the next start does all of it again.
+
+    Raises:
+        KeyFileError: The system refuses to write or to delete.
+        JournalError: The journal cannot be written.
     """
     state.update(**attrs.asdict(AgentState(), recurse=False))
+    with journal.page() as page:
+        page.clear()
     for path in (directory.agent_key, directory.executor_key, directory.machine_id, directory.trust):
         _delete(path)
     write_private(directory.machine_id, entropy.token(REPLACEMENT_SIZE).hex().encode() + b"\n", replace=False)
     for path in (directory.agent_key, directory.executor_key):
         write_key(path, SigningKey.from_seed(entropy.token(32)))
-    identity = _load(directory, machine, clock)
+    identity = _load(directory, machine, clock, journal)
     state.update(made_for=identity.executor.evidence().digest, refresh=RefreshSecrets(new_secret(entropy)))
     return identity
 
 
-def _load(directory: DataDirectory, machine: MachineIdentity, clock: Clock) -> Identity:
-    executor = Executor(read_key(directory.executor_key), machine, _replacement(directory.machine_id), clock)
+def _load(directory: DataDirectory, machine: MachineIdentity, clock: Clock, journal: Journal) -> Identity:
+    replacement = _replacement(directory.machine_id)
+    executor = Executor(read_key(directory.executor_key), machine, replacement, clock, journal)
     return Identity(read_key(directory.agent_key), executor)
 
 

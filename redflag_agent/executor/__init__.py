@@ -5,6 +5,8 @@ It has a key of its own and becomes a process of its own. What the network proce
 few methods of `Executor`: plain values in, signed bytes out.
 """
 
+from redflag_agent.executor.commander import Commander, OnError, Rescan, Undelivered
 from redflag_agent.executor.identity import Evidence, Executor
+from redflag_agent.executor.journal import Journal
 
-__all__ = ["Evidence", "Executor"]
+__all__ = ["Commander", "Evidence", "Executor", "Journal", "OnError", "Rescan", "Undelivered"]

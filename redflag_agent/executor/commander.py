@@ -6,7 +6,7 @@ process' word but which bytes arrived and which of its statements the server has
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -57,8 +57,13 @@ class Commander(Protocol):
         """
         ...
 
-    def statements(self) -> Sequence[Undelivered]:
-        """Some of what the server has not got yet, oldest first."""
+    def statements(self, *, skip: Collection[int] = ()) -> Sequence[Undelivered]:
+        """
+        Some of what the server has not got yet, oldest first.
+
+        Args:
+            skip: Ids that are passed over: what the server refuses for good must not hide what comes after it.
+        """
         ...
 
     def delivered(self, statement_id: int) -> None:
@@ -67,6 +72,10 @@ class Commander(Protocol):
 
     def progress(self) -> Progress | None:
         """What the command being carried out does now; None when there is nothing new to say of it."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether a command was accepted and has not ended."""
         ...
 
     def heartbeat_until(self) -> float | None:

@@ -4,7 +4,9 @@ import hashlib
 
 import attrs
 
+from redflag_agent.executor.journal import Journal
 from redflag_core import codec
+from redflag_core.commands import Order
 from redflag_core.envelope import sign_envelope
 from redflag_core.freshness import unix
 from redflag_core.keys import SigningKey, VerifyKey
@@ -29,12 +31,14 @@ class Evidence:
     Attributes:
         envelope: Envelope of `EVIDENCE_TYPE`. The same machine gives the same bytes.
         digest: Digest of the evidence in it, 64 hex digits.
+        binding: The ``machine_binding`` of commands for this machine.
         weak: Names of the components that say nothing on this machine.
         boot_id: Of the running kernel, or None.
     """
 
     envelope: bytes
     digest: str
+    binding: str
     weak: tuple[str, ...]
     boot_id: str | None
 
@@ -48,13 +52,15 @@ class Executor:
         key: The executor key.
         machine: Reads this machine's ids.
         replacement: 16 random bytes, kept, that stand in for a weak machine id.
-        clock: The executor's time.
+        clock: System time.
+        journal: What was ordered and done.
     """
 
     key: SigningKey = attrs.field(repr=False)
     machine: MachineIdentity
     replacement: bytes = attrs.field(repr=False)
     clock: Clock
+    journal: Journal
 
     @property
     def verify_key(self) -> VerifyKey:
@@ -71,7 +77,7 @@ class Executor:
         raw = self.machine.read()
         shown = make_evidence(raw, replacement=self.replacement, replace_machine_id=replace_machine_id)
         envelope = sign_envelope(EVIDENCE_TYPE, codec.dump(EvidenceStatement(1, shown)), self.key)
-        return Evidence(envelope, shown.digest, shown.weak, raw.boot_id)
+        return Evidence(envelope, shown.digest, shown.binding, shown.weak, raw.boot_id)
 
     def proof(self, agent_key: VerifyKey, *, evidence: bytes, server: str, root_fp: str, token_id: str) -> bytes:
         """
@@ -100,7 +106,7 @@ class Executor:
 
     def state(self, *, server: str, agent_id: str, epoch: int, refresh_generation: int) -> bytes:
         """
-        Sign how far this executor has come. It takes no commands yet, so its order numbers are 0.
+        Sign how far this executor has come: the order of the last command that passed, and its time.
 
         Args:
             server: Server id.
@@ -110,15 +116,20 @@ class Executor:
 
         Returns:
             Envelope of `EXECUTOR_STATE_TYPE`.
+
+        Raises:
+            JournalError: The journal cannot be read.
         """
+        with self.journal.page() as page:
+            order, passed = max(page.last(), Order(epoch)), page.high_water()
         statement = ExecutorState(
             v=1,
             server=server,
             agent_id=agent_id,
-            epoch=epoch,
-            gen=0,
-            seq=0,
+            epoch=order.epoch,
+            gen=order.gen,
+            seq=order.seq,
             refresh_generation=refresh_generation,
-            iat=int(unix(self.clock.now())),
+            iat=max(passed, int(unix(self.clock.now()))),
         )
         return sign_envelope(EXECUTOR_STATE_TYPE, codec.dump(statement), self.key)

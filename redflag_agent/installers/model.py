@@ -14,8 +14,8 @@ from redflag_core.patching import PackageTarget, Transaction
 from redflag_core.statements import PackageResult
 
 STATUS_FD: Final = 3
-"""File descriptor that every step inherits: a file of its own, empty when it starts, for what it says of how far it
-is (apt: ``-o APT::Status-Fd=3``). Standard output and error go to the output, standard input is empty."""
+"""File descriptor that every step inherits: a file of its own, empty at its start, for saying how far it is (apt:
+``-o APT::Status-Fd=3``). Standard output and error go to the output, standard input is empty."""
 
 
 @attrs.frozen(kw_only=True)

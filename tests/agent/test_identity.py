@@ -4,6 +4,7 @@ import attrs
 import pytest
 
 from redflag_agent.data_dir import DataDirectory
+from redflag_agent.executor import Journal
 from redflag_agent.identity import open_identity
 from redflag_agent.state import (
     MAX_STATE_BYTES,
@@ -25,9 +26,15 @@ def opened(path, machine=None, seed=0):
     directory = DataDirectory(path)
     directory.prepare()
     state = StateFile.open(directory.state)
-    identity = open_identity(
-        directory, state, machine=machine or FakeMachine(), clock=FrozenClock(), entropy=SeededEntropy(seed)
-    )
+    with Journal.open(directory.journal) as journal:
+        identity = open_identity(
+            directory,
+            state,
+            machine=machine or FakeMachine(),
+            clock=FrozenClock(),
+            entropy=SeededEntropy(seed),
+            journal=journal,
+        )
     return state, identity
 
 

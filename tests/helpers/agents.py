@@ -13,6 +13,7 @@ from redflag_agent.data_dir import DataDirectory
 from redflag_agent.database import Database
 from redflag_agent.delivery import Delivery
 from redflag_agent.error_log import ErrorLog
+from redflag_agent.executor import Journal
 from redflag_agent.identity import Identity, open_identity
 from redflag_agent.outbox import Outbox
 from redflag_agent.register import register
@@ -197,11 +198,13 @@ async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0, tr
     directory = DataDirectory(path)
     directory.prepare()
     state = StateFile.open(directory.state)
-    identity = open_identity(directory, state, machine=machine, clock=clock, entropy=entropy)
     async with httpx2.AsyncClient(transport=transport or mock_transport(server), trust_env=False) as http:
         addresses = tuple(map(parse_address, server.addresses))
-        client = ServerClient(addresses, http, identity.agent_key, clock, entropy, retries=AT_ONCE)
-        with Database.open(directory.outbox) as database:
+        with Journal.open(directory.journal) as journal, Database.open(directory.outbox) as database:
+            identity = open_identity(
+                directory, state, machine=machine, clock=clock, entropy=entropy, journal=journal
+            )
+            client = ServerClient(addresses, http, identity.agent_key, clock, entropy, retries=AT_ONCE)
             yield Parts(server, directory, clock, entropy, machine, http, state, identity, database, client)
 
 
