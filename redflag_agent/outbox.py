@@ -39,6 +39,7 @@ class ScanRun:
         error: Why it failed, or None.
         warnings: What it could not do.
         states: Packages in each state, of this run.
+        content: Digest of all that it said.
     """
 
     scanner: str
@@ -50,6 +51,7 @@ class ScanRun:
     error: str | None
     warnings: tuple[str, ...]
     states: dict[str, int]
+    content: str
 
 
 @attrs.frozen
@@ -168,7 +170,7 @@ class Outbox:
     def runs(self) -> tuple[ScanRun, ...]:
         """The last run of each scanner."""
         query = (
-            "SELECT scanner, manager, status, hash, taken_at, duration_ms, error, warnings, states"
+            "SELECT scanner, manager, status, hash, taken_at, duration_ms, error, warnings, states, content"
             " FROM runs ORDER BY scanner"
         )
         with self.database.transaction() as db:
@@ -215,6 +217,6 @@ def _run_columns(report: ScanReport, inventory: str | None) -> tuple[str | int |
 
 
 def _scan_run(row: Sequence[Any]) -> ScanRun:
-    scanner, manager, status, inventory, taken_at, duration_ms, error, warnings, states = row
+    scanner, manager, status, inventory, taken_at, duration_ms, error, warnings, states, content = row
     decoded = tuple(json.loads(warnings)), json.loads(states)
-    return ScanRun(scanner, manager, status, inventory, taken_at, duration_ms, error, *decoded)
+    return ScanRun(scanner, manager, status, inventory, taken_at, duration_ms, error, *decoded, content)

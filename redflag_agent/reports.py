@@ -1,8 +1,6 @@
 """From what a scanner said to what goes on the wire: full, or as the change against what the server holds."""
 
-import hashlib
-
-from redflag_core.encoding import dump_json
+from redflag_core import scanning
 from redflag_core.messages import Report
 from redflag_core.scanning import PackageDelta, ScanReport, ScanStatus, delta, inventory_hash
 
@@ -13,9 +11,14 @@ def report_hash(report: ScanReport) -> str | None:
 
 
 def content_digest(report: ScanReport) -> str:
-    """SHA-256 over what a report says, without when it said it: equal means that there is nothing to tell."""
-    said = [report.status, report.error, list(report.warnings), report.facts, report_hash(report)]
-    return hashlib.sha256(dump_json(said)).hexdigest()
+    """See `redflag_core.scanning.content_digest`; the server makes the same of the report that it stores."""
+    return scanning.content_digest(
+        status=report.status,
+        error=report.error,
+        warnings=report.warnings,
+        facts=report.facts,
+        inventory=report_hash(report),
+    )
 
 
 def make_report(report: ScanReport, *, report_id: str, base: ScanReport | None) -> Report:

@@ -364,12 +364,15 @@ class ScannerState:
         status: ``ok``, ``failed`` or ``open`` (circuit open).
         hash: Inventory hash of the last successful scan, or None before the first.
         taken_at: Time of the last run, unix seconds.
+        content: Digest of all that the last run said (`redflag_core.scanning.content_digest`), warnings and facts
+            too; None leaves that to the hash.
     """
 
     scanner: str = attrs.field(validator=_SCANNER)
     status: ScanStatus
     hash: str | None = attrs.field(validator=validators.optional(HASH))
     taken_at: int = attrs.field(validator=MOMENT)
+    content: str | None = attrs.field(default=None, validator=validators.optional(HASH))
 
 
 @attrs.frozen

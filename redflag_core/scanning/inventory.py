@@ -10,18 +10,19 @@ between two honest parties; it is no signature. Who sent a report is proven by t
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
 from attrs import validators
 
-from redflag_core.encoding import dump_json, hex_decode
+from redflag_core.encoding import JsonValue, dump_json, hex_decode
 from redflag_core.errors import MalformedError, RedFlagError
 from redflag_core.scanning.model import (
     MAX_PACKAGES,
     Package,
     PackageKey,
+    ScanStatus,
     index_packages,
 )
 
@@ -61,6 +62,31 @@ def updated_hash(before: str, *, gone: Iterable[Package], come: Iterable[Package
     """
     number = int.from_bytes(hex_decode(before, _HASH_SIZE), "big")
     return _hex(number - sum(map(package_hash, gone)) + sum(map(package_hash, come)))
+
+
+def content_digest(
+    *,
+    status: ScanStatus,
+    error: str | None,
+    warnings: Sequence[str],
+    facts: Mapping[str, JsonValue],
+    inventory: str | None,
+) -> str:
+    """
+    SHA-256 over what a report says, without when it said it, 64 hex digits.
+
+    Equal means that there is nothing to tell. An inventory hash alone does not say that: warnings and facts change
+    too, and scanners that report only facts always have the same, empty inventory.
+
+    Args:
+        status: Whether the scan succeeded.
+        error: Why it did not.
+        warnings: What it could not do.
+        facts: What else it saw.
+        inventory: Its inventory hash; None of a failed scan.
+    """
+    said = [status, error, list(warnings), dict(facts), inventory]
+    return hashlib.sha256(dump_json(said)).hexdigest()
 
 
 def _hex(number: int) -> str:

@@ -154,6 +154,7 @@ async def _scanners(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, di
         Scanner.name,
         Scanner.status,
         Scanner.inventory_hash,
+        Scanner.content,
         Scanner.taken_at,
     )
     found: dict[UUID, dict[str, Any]] = {}
@@ -185,6 +186,8 @@ def _news(agent: Any, request: CheckInRequest, now: datetime, pause: int) -> dic
 def _is_news(scan: ScannerState, known: Any) -> bool:
     """Whether the server does not hold what this scanner last saw."""
     if known is None or known.status != scan.status:
+        return True
+    if scan.content is not None and scan.content != known.content:
         return True
     return scan.status == ScanStatus.OK and known.inventory_hash != scan.hash
 

@@ -19,6 +19,7 @@ from redflag_core.scanning import (
     PackageState,
     ScanStatus,
     Severity,
+    content_digest,
     fold,
     index_packages,
     inventory_hash,
@@ -160,6 +161,13 @@ class _Ingest:
         scanner.facts = report.facts
         scanner.duration_ms = report.duration_ms
         scanner.taken_at = taken_at
+        scanner.content = content_digest(
+            status=report.status,
+            error=report.error,
+            warnings=report.warnings,
+            facts=report.facts,
+            inventory=report.hash,
+        )
         if report.status is ScanStatus.OK:
             scanner.succeeded_at = taken_at
             scanner.inventory_hash = report.hash

@@ -32,6 +32,7 @@ class Scanner(Tenant):
     taken_at: Mapped[datetime]
     succeeded_at: Mapped[datetime | None]
     inventory_hash: Mapped[str | None] = mapped_column(String(64))
+    content: Mapped[str | None] = mapped_column(String(64))
 
 
 class ScanReport(Tenant):

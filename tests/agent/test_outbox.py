@@ -9,10 +9,12 @@ import sys
 import zlib
 from pathlib import Path
 
+import attrs
 import pytest
 
 from redflag_agent.database import Database, OutboxError
 from redflag_agent.outbox import Outbox
+from redflag_agent.reports import content_digest
 from redflag_core.scanning import failed_report
 from tests.helpers.agents import failed, new_id, package, scan_report
 from tests.helpers.needs import needs_root
@@ -137,6 +139,26 @@ def test_an_inventory_that_the_server_lost_is_sent_again(outbox):
     outbox.send_again("apt", report_id=new_id(2))
 
     assert new_id(2) == outbox.pending_report("apt").report_id
+
+
+def test_facts_alone_are_kept_sent_and_sent_again(outbox):
+    """A scanner without packages: changed facts are news, equal ones are not, and lost ones are sent anew."""
+    first, second = (attrs.evolve(scan_report(scanner="storage"), facts={"n": n}) for n in (1, 2))
+    for number, report in enumerate([first, second], start=1):
+        assert outbox.record_scan(report, report_id=new_id(number))
+        outbox.accept("storage", new_id(number))
+        assert not outbox.record_scan(report, report_id=new_id(9))
+    outbox.send_again("storage", report_id=new_id(3))
+
+    assert (("storage",), second) == (outbox.pending(), outbox.pending_report("storage").report)
+
+
+def test_a_run_knows_the_digest_of_what_it_said(outbox):
+    """The check-in tells it, so that a server that was set back notices."""
+    report = attrs.evolve(scan_report(scanner="storage"), facts={"n": 1})
+    outbox.record_scan(report, report_id=new_id(1))
+
+    assert content_digest(report) == outbox.runs()[0].content
 
 
 def test_an_inventory_to_be_sent_again_is_not_withdrawn_by_an_unchanged_scan(outbox):
@@ -275,6 +297,7 @@ WRITER = """
 import pathlib, sys, uuid
 from redflag_agent.database import Database
 from redflag_agent.outbox import Outbox
+from redflag_agent.reports import content_digest
 from tests.helpers.agents import package, scan_report
 start = int(sys.argv[2])
 with Database.open(pathlib.Path(sys.argv[1])) as database:

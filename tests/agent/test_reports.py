@@ -1,9 +1,12 @@
 """What goes on the wire of a scan: everything, a change, or why there is nothing."""
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from redflag_agent.reports import content_digest, make_report
+from redflag_core import codec, scanning
+from redflag_core.messages import Report
 from redflag_core.scanning import PackageDelta, apply_delta, failed_report, inventory_hash
 from tests.helpers.agents import failed, new_id, package, scan_report
 
@@ -51,10 +54,28 @@ def test_the_time_on_the_wire_is_the_end_of_the_scan():
     assert report.taken_at + 1 == make_report(report, report_id=new_id(1), base=None).taken_at
 
 
+@given(
+    st.dictionaries(
+        st.text("abcé\U0001f6a9", max_size=3), st.none() | st.integers(-5, 2**53 - 1) | st.floats(-1e9, 1e9)
+    ),
+    st.lists(st.text("abcé", min_size=1, max_size=5), max_size=3),
+    st.booleans(),
+)
+def test_both_sides_make_one_digest_of_a_report(facts, warnings, has_failed):
+    """The server's, of what arrived, is the agent's, of what it said; else the server would ask for ever."""
+    report = failure() if has_failed else scan_report(package("a"), warnings=tuple(warnings))
+    report = attrs.evolve(report, facts=facts)
+
+    wire = codec.dump(make_report(report, report_id=new_id(1), base=None))
+    held = codec.parse(Report, wire, max_bytes=len(wire))
+
+    assert content_digest(report) == scanning.content_digest(
+        status=held.status, error=held.error, warnings=held.warnings, facts=held.facts, inventory=held.hash
+    )
+
+
 def test_equal_content_has_one_digest_whenever_it_was_seen():
     """Time and duration are not content; state, warnings and errors are."""
-    import attrs
-
     report = scan_report(package("a"), package("b"))
     later = attrs.evolve(report, taken_at=report.taken_at + 9, duration_ms=7, packages=report.packages[::-1])
     others = [

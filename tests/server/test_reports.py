@@ -1,15 +1,20 @@
 """Scan reports: the rows are exactly the inventory of the accepted hash, and failures are not emptiness."""
 
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
 import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redflag_core.messages import ScannerState
-from redflag_core.scanning import PackageState, ScanStatus, Severity, delta, inventory_hash
+from redflag_core.messages import Report, ScannerState
+from redflag_core.scanning import PackageState, ScanStatus, Severity, content_digest, delta, inventory_hash
 from redflag_server.packages.tables import Package, Scanner, ScanReport
 from tests.helpers.fleet import failed_scan, full_report, new_id, package
-from tests.helpers.server import Server
+from tests.helpers.server import Server, running
 
 BASH, CURL = package("bash"), package("curl", PackageState.AVAILABLE, security=True, severity=Severity.IMPORTANT)
 HELD = package("linux", PackageState.HELD, reason="held by apt-mark")
@@ -142,6 +147,90 @@ async def test_check_in_asks_for_reports_that_the_server_does_not_hold(server: S
     wanted = [answer["reports_wanted"] for answer in (first, second, third, fourth)]
     assert [["apt"], [], ["apt"], ["apt"]] == wanted
     assert {"apt": held} == second["report_bases"]
+
+
+def facts_report(number: int, **changes: Any) -> Report:
+    """A report of a scanner that has no packages."""
+    return full_report([], manager="storage", facts={"number": number}, **changes)
+
+
+def state_of(report: Report) -> ScannerState:
+    """What a check-in says of the scan that *report* was made of."""
+    content = content_digest(
+        status=report.status,
+        error=report.error,
+        warnings=report.warnings,
+        facts=report.facts,
+        inventory=report.hash,
+    )
+    return ScannerState("storage", report.status, report.hash, report.taken_at, content)
+
+
+async def test_facts_change_while_the_inventory_does_not(server: Server):
+    """A scanner of facts always has the same, empty inventory: its news are taken all the same."""
+    machine = await server.agent()
+    empty = inventory_hash([])
+
+    for report in (facts_report(1), facts_report(2, base=empty), facts_report(3)):
+        answer = await machine.report(server.client, report, scanner="storage")
+
+        assert {"v": 1, "accepted": True, "hash": empty} == answer.json()
+        assert report.facts == (await server.row(Scanner)).facts
+        assert [] == (await machine.check_in(server.client, [state_of(report)])).json()["reports_wanted"]
+    assert 3 == len(await server.rows(ScanReport))
+    assert "packages.reported" not in await server.event_kinds()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"facts": {"number": 2}},
+        {"warnings": ("another",)},
+        {"status": ScanStatus.FAILED, "error": "broken", "hash": None, "facts": {}},
+    ],
+    ids=str,
+)
+async def test_check_in_asks_for_whatever_is_news(server: Server, changes: dict[str, Any]):
+    """Not only packages: facts and warnings that the server does not hold are asked for too."""
+    machine = await server.agent()
+    held = facts_report(1)
+    await machine.report(server.client, held, scanner="storage")
+
+    wanted = [
+        (await machine.check_in(server.client, [state_of(report)])).json()["reports_wanted"]
+        for report in (held, attrs.evolve(held, **changes))
+    ]
+
+    assert [[], ["storage"]] == wanted
+
+
+async def test_a_server_that_was_set_back_asks_for_the_facts_again(tmp_path: Path):
+    """An old snapshot of its disk has the same inventory hash and old facts: these are not shown as new."""
+    old = facts_report(1)
+    new = facts_report(2, base=inventory_hash([]), taken_at=old.taken_at + 60)
+    async with running(tmp_path / "data") as server:
+        machine = await server.agent()
+        await machine.report(server.client, old, scanner="storage")
+    shutil.copytree(tmp_path / "data", tmp_path / "snapshot")
+    async with running(tmp_path / "data") as server:
+        await machine.report(server.client, new, scanner="storage")
+
+    async with running(tmp_path / "snapshot") as server:
+        answer = (await machine.check_in(server.client, [state_of(new)])).json()
+        before = (await server.row(Scanner)).taken_at
+        await machine.report(server.client, attrs.evolve(new, report_id=new_id()), scanner="storage")
+
+        assert (["storage"], datetime.fromtimestamp(old.taken_at, tz=UTC)) == (answer["reports_wanted"], before)
+        assert {"number": 2} == (await server.row(Scanner)).facts
+
+
+async def test_an_agent_that_tells_no_digest_is_judged_by_its_hash(server: Server):
+    """The field may be left out."""
+    machine = await server.agent()
+    await machine.report(server.client, facts_report(1), scanner="storage")
+    state = attrs.evolve(state_of(facts_report(2)), content=None)
+
+    assert [] == (await machine.check_in(server.client, [state])).json()["reports_wanted"]
 
 
 async def test_an_unchanged_scan_is_noted_by_the_check_in(server: Server):
