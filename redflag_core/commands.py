@@ -334,6 +334,8 @@ def parse_params(kind: str, text: bytes) -> Params:
     Raises:
         UnknownCommandError: This release does not carry out such a type, or these are not its parameters.
     """
+    if kind in CONSEQUENTIAL:
+        raise UnknownCommandError(f"{kind} needs an operator's signed approval, which this release does not take")
     cls = PARAMS.get(CommandType(kind)) if kind in set(CommandType) else None
     if cls is None:
         raise UnknownCommandError(f"this agent does not carry out {kind}")

@@ -5,7 +5,8 @@ The payload type says which it is, and the signature is checked over that type: 
 result. Statements are recorded once; the same statement again is the same fact.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
@@ -74,9 +75,9 @@ class CommandRefused:
         v: 1.
         server: Server id.
         agent_id: Whose executor this is.
-        cmd_id: The command; None when the envelope was not signed by a key that is believed.
+        cmd_id: The command; None when no key that is believed signed one.
         digest: `command_digest` of it, None likewise.
-        body: SHA-256 of the payload that was signed; of the whole envelope when nobody who is believed signed it.
+        body: SHA-256 of the payload that was signed; of the whole envelope when *cmd_id* is None.
         code: Code of the error.
         detail: Why, for people.
         never: Whether this command will never be started: its id is in the journal.
@@ -210,6 +211,17 @@ class CommandResult:
             raise ValueError("code and detail go with every outcome but completed")
 
 
+def is_installed(packages: Sequence[PackageResult], *, damaged: Sequence[str]) -> bool:
+    """
+    Whether an installation did all that it was to do.
+
+    Args:
+        packages: What became of each package that was asked for.
+        damaged: Names of packages that the package manager has not finished with.
+    """
+    return not damaged and all(result.outcome is PackageOutcome.INSTALLED for result in packages)
+
+
 Statement: TypeAlias = CommandAccepted | CommandRefused | CommandResult
 
 _STATEMENTS: Final[Mapping[type[Statement], str]] = {
@@ -244,6 +256,16 @@ def open_statement(wire: bytes, executor: VerifyKey, *, server: str, agent_id: s
     if (statement.server, statement.agent_id) != (server, agent_id):
         raise WrongRecipientError("the statement is of another agent or server")
     return statement
+
+
+def statement_digest(wire: bytes) -> str:
+    """
+    SHA-256 of what was signed, 64 hex digits: the same statement is recorded once, however it was wrapped.
+
+    Args:
+        wire: An envelope that `open_statement` opened.
+    """
+    return hashlib.sha256(parse_envelope(wire, max_bytes=MAX_STATEMENT_BYTES).payload).hexdigest()
 
 
 def _payload_type(wire: bytes) -> str:

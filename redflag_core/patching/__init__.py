@@ -8,6 +8,7 @@ from redflag_core.patching.plan import (
     PackageTarget,
     Transaction,
     beyond_routine,
+    check_apply,
     check_name,
 )
 from redflag_core.patching.plan_states import PlanState
@@ -28,6 +29,7 @@ __all__ = [
     "Transaction",
     "beyond_routine",
     "can",
+    "check_apply",
     "check_limits",
     "check_name",
     "move",

@@ -16,7 +16,7 @@ from attrs import validators
 
 from redflag_core._fields import count, each_once, line
 from redflag_core.encoding import dump_json
-from redflag_core.errors import MalformedError
+from redflag_core.errors import MalformedError, NeedsApprovalError, PlanDriftedError
 from redflag_core.scanning import MAX_NAME, MAX_TEXT, PackageKey
 from redflag_core.scanning.model import MAX_ARCH
 
@@ -217,3 +217,27 @@ def beyond_routine(transaction: Transaction) -> frozenset[ApprovalReason]:
         if change.kind is ChangeKind.INSTALL and change.key in transaction.requested:
             reasons.add(ApprovalReason.NOT_INSTALLED)
     return frozenset(reasons)
+
+
+def check_apply(transaction: Transaction | None, *, plan_hash: str) -> Transaction:
+    """
+    Refuse to carry out what is not exactly what was planned, or what goes beyond a routine update.
+
+    Args:
+        transaction: What would be changed now; None when nothing can be.
+        plan_hash: `Transaction.plan_hash` of what was ordered.
+
+    Returns:
+        The transaction that may be carried out.
+
+    Raises:
+        PlanDriftedError: It is another one.
+        NeedsApprovalError: It needs an operator's approval; the message names each reason.
+    """
+    if transaction is None or transaction.plan_hash != plan_hash:
+        raise PlanDriftedError("what would be changed now is not what was planned: plan it again")
+    reasons = beyond_routine(transaction)
+    if reasons:
+        words = ", ".join(sorted(reason.value.replace("_", " ") for reason in reasons))
+        raise NeedsApprovalError(f"this change needs an operator's signed approval: {words}")
+    return transaction
