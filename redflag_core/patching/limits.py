@@ -32,7 +32,7 @@ _MANAGERS: Final[Any] = validators.deep_iterable(
 def _is_zone(_instance: Any, _attribute: Any, value: str) -> None:
     try:
         ZoneInfo(value)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):
         raise ValueError(f"there is no time zone {value!r}") from None
 
 
