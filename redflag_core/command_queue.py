@@ -6,13 +6,15 @@ What was delivered once may have been started, so from then on neither cancellin
 only a signed answer does, or the word of an operator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
+from uuid import UUID
 
 import attrs
 
-from redflag_core.commands import CommandType, Order
+from redflag_core.commands import BYPASSING, CommandType, Order
 from redflag_core.errors import IllegalMoveError
 from redflag_core.resilience import full_jitter
 from redflag_core.statements import Outcome
@@ -26,6 +28,13 @@ START_WITHIN_SECONDS: Final = 7 * 86_400
 RETRY_FIRST: Final = 30
 RETRY_LONGEST: Final = 3_600
 """Seconds before a command that was refused for now is delivered again: doubled each time, up to an hour."""
+
+
+MAX_LIVE: Final = 1_000
+"""Most live commands of one agent: what nobody would look through by hand, and a night of an agent."""
+
+MAX_BYPASSING: Final = 8
+"""Commands in one answer that do not wait for others: small ones, so that the answer stays small."""
 
 
 class CommandState(StrEnum):
@@ -46,6 +55,11 @@ LIVE: Final = frozenset({CommandState.PENDING, CommandState.LEASED, CommandState
 """States of a command that holds its subjects."""
 
 UNACCEPTED: Final = frozenset({CommandState.PENDING, CommandState.LEASED})
+
+ENDED: Final = frozenset(CommandState) - LIVE
+
+ORDERED_BY_PEOPLE: Final = frozenset({CommandType.SCAN_RUN, CommandType.AGENT_HEARTBEAT})
+"""Types that somebody orders by itself. The others come from a plan, or from cancelling."""
 
 
 class CommandEvent(StrEnum):
@@ -123,6 +137,22 @@ def may_end_unanswered(state: CommandState, *, delivered: bool) -> bool:
     return state is CommandState.PENDING and not delivered
 
 
+def may_release(state: CommandState, *, delivered: bool) -> bool:
+    """
+    Whether the word of an operator may end a command here: it was handed out, and nobody answers for it.
+
+    Args:
+        state: Its state.
+        delivered: Whether it was ever handed out: if not, cancelling ends it.
+    """
+    return state in LIVE and not may_end_unanswered(state, delivered=delivered)
+
+
+def may_retry(state: CommandState) -> bool:
+    """Whether the same may be ordered again, as a command of its own: it ended, and not as it was meant to."""
+    return state in ENDED and state is not CommandState.COMPLETED
+
+
 def refusal_event(code: str, *, never: bool) -> CommandEvent:
     """
     What a signed refusal means for a command.
@@ -152,6 +182,92 @@ def retry_delay(refusals: int, *, asked: int | None, fraction: float) -> int:
     return max(1, least + int(full_jitter(ceiling, fraction)))
 
 
+# --- whose turn it is --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Waiting:
+    """
+    A command that no executor has accepted.
+
+    Attributes:
+        id: Its id.
+        kind: Its type.
+        state: One of `UNACCEPTED`.
+        delivered: Whether it was ever handed out.
+        start_by: Until when it may be started.
+        not_before: It was refused for now: when it is due again.
+        leased_until: It was handed out: how long its answer is waited for.
+    """
+
+    id: UUID
+    kind: str
+    state: CommandState
+    delivered: bool
+    start_by: datetime
+    not_before: datetime | None = None
+    leased_until: datetime | None = None
+
+    @property
+    def bypasses(self) -> bool:
+        """Whether it waits for no other command."""
+        return self.kind in BYPASSING
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When it is handed out next; None for at once."""
+        return self.leased_until if self.state is CommandState.LEASED else self.not_before
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether it may be handed out."""
+        return self.due_at is None or self.due_at <= now
+
+
+@attrs.frozen
+class Turn:
+    """
+    What to do with the queue of one agent now.
+
+    Attributes:
+        lease: To be handed out, in this order.
+        expire: Too late to be started, and the machine never heard of them.
+        again: When something is due that is not due now; None for nothing, or when something is handed out.
+    """
+
+    lease: Sequence[Waiting] = ()
+    expire: Sequence[Waiting] = ()
+    again: datetime | None = None
+
+
+def next_turn(queue: Iterable[Waiting], *, now: datetime) -> Turn:
+    """
+    Decide what one agent gets.
+
+    At most one command that waits for others is on its way, so a machine that does not answer is asked about one
+    thing only. What was handed out once is handed out again though it is too late to start it: only the executor
+    can say that it was not started.
+
+    Args:
+        queue: Its unaccepted commands, the oldest first.
+        now: Current time, aware UTC.
+    """
+    waiting: list[Waiting] = []
+    expire: list[Waiting] = []
+    for each in queue:
+        (waiting if each.delivered or now <= each.start_by else expire).append(each)
+    ordinary = [each for each in waiting if not each.bypasses]
+    under_way = [each for each in ordinary if each.state is CommandState.LEASED and not each.is_due(now)]
+    candidates = under_way or ordinary
+    bypassing = [each for each in waiting if each.bypasses]
+    lease = [each for each in bypassing if each.is_due(now)][:MAX_BYPASSING]
+    lease += [each for each in candidates if each.is_due(now)][:1]
+    later = [each.due_at for each in (*bypassing, *candidates) if each.due_at is not None]
+    return Turn(lease, expire, None if lease else min(later, default=None))
+
+
+# --- order numbers -----------------------------------------------------------------------------------------------
+
+
 class OrderVerdict(StrEnum):
     """What an executor's signed order says, compared with what the server knows."""
 
@@ -162,9 +278,13 @@ class OrderVerdict(StrEnum):
     """The executor is behind what it signed before: its journal was restored, so it may have forgotten work."""
 
 
-def judge_order(reported: Order, *, at: int, recorded: Order, recorded_at: int, issued: Order) -> OrderVerdict:
+def judge_order(
+    reported: Order, *, at: int, recorded: Order, recorded_at: int, issued: Order, epoch: int
+) -> OrderVerdict:
     """
     Compare how far an executor says it has come with what is known of it.
+
+    An executor that holds the current bundle and has accepted nothing reports its epoch alone: that is known.
 
     Args:
         reported: What it signed now.
@@ -173,8 +293,9 @@ def judge_order(reported: Order, *, at: int, recorded: Order, recorded_at: int, 
         recorded_at: When it signed the last statement that is known. Requests may overtake each other: only a
             later statement can show that something was lost.
         issued: The highest that was ever given out to it, as far as this server knows.
+        epoch: Of the current trust bundle.
     """
-    if reported > max(issued, recorded):
+    if reported > max(issued, recorded, Order(epoch)):
         return OrderVerdict.SERVER_BEHIND
     if reported < recorded and at > recorded_at:
         return OrderVerdict.ROLLED_BACK
@@ -194,6 +315,32 @@ def next_order(issued: Order, recorded: Order, *, epoch: int, gen: int) -> Order
     highest = max(issued, recorded)
     return Order(epoch, max(gen, highest.gen), highest.seq + 1)
 
+
+class Standing(StrEnum):
+    """Whether what an executor accepted was handed out by this server."""
+
+    OURS = "ours"
+    BEFORE_RESTORE = "before_restore"
+    """Handed out after the backup was made from which this server was restored."""
+    FOREIGN = "foreign"
+    """Somebody else signs with the command key, or the executor makes things up."""
+
+
+def judge_acceptance(order: Order, *, issued: bool, gen: int) -> Standing:
+    """
+    Judge what an executor says that it accepted.
+
+    Args:
+        order: Order of what it accepted, as it signed.
+        issued: Whether this server knows that it signed exactly that, with that order, for that command.
+        gen: Generation of this server: raised with every restore.
+    """
+    if issued:
+        return Standing.OURS
+    return Standing.BEFORE_RESTORE if order.gen < gen else Standing.FOREIGN
+
+
+# --- alarms ------------------------------------------------------------------------------------------------------
 
 _DELIVERY_ALARM: Final = 3_600
 _RESULT_ALARMS: Final[Mapping[CommandType, int]] = {
@@ -218,3 +365,26 @@ def overdue_after(kind: str, state: CommandState) -> int | None:
     if state in UNACCEPTED:
         return _DELIVERY_ALARM
     return _RESULT_ALARMS.get(CommandType(kind), _DELIVERY_ALARM)
+
+
+def is_overdue(kind: str, state: CommandState, *, created_at: datetime, state_at: datetime, now: datetime) -> bool:
+    """
+    Whether somebody should look at a command.
+
+    Until it is accepted, its age counts: being handed out again and again is no progress.
+
+    Args:
+        kind: Type of the command.
+        state: Its state.
+        created_at: When it was ordered.
+        state_at: Since when it has its state.
+        now: Current time, aware UTC.
+    """
+    limit = overdue_after(kind, state)
+    since = created_at if state in UNACCEPTED else state_at
+    return limit is not None and (now - since).total_seconds() >= limit
+
+
+def keeps_alarm(before: CommandState, to: CommandState) -> bool:
+    """Whether an alarm about a command goes on when its state changes: it still waits to be accepted."""
+    return before in UNACCEPTED and to in UNACCEPTED

@@ -286,3 +286,31 @@ def next_check_in(*, base: int, jitter: float) -> int:
         jitter: Uniform in [0, 1).
     """
     return max(1, round(base * (0.75 + 0.5 * jitter)))
+
+
+HELD_SPREAD: Final = 0.2
+"""Part of a long-poll by which its end is drawn: agents that began to wait together do not come back together."""
+
+POLL_PAUSE_SECONDS: Final = 1
+"""Longest pause between two long-polls: a command that is ordered meanwhile still starts within a second."""
+
+
+def hold_seconds(asked: int, *, jitter: float) -> float:
+    """
+    Seconds for which a check-in is held open when there is nothing to do.
+
+    Args:
+        asked: What the agent would wait, seconds.
+        jitter: Uniform in [0, 1).
+    """
+    return asked * (1 - HELD_SPREAD * jitter)
+
+
+def next_poll(*, jitter: float) -> int:
+    """
+    Seconds until an agent should come back whose check-in was held open.
+
+    Args:
+        jitter: Uniform in [0, 1).
+    """
+    return int((POLL_PAUSE_SECONDS + 1) * jitter)

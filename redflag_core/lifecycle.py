@@ -5,7 +5,7 @@ One table says from which status each action leads where; everything that is not
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -73,3 +73,18 @@ def presence(*, last_seen: datetime | None, next_due: datetime | None, now: date
     if last_seen is None or next_due is None:
         return Presence.NEVER
     return Presence.ONLINE if now <= last_seen + MISSED_CHECK_INS * (next_due - last_seen) else Presence.OFFLINE
+
+
+def expected_by(now: datetime, *, pause: float, base: int) -> datetime:
+    """
+    When an agent is expected back at the latest: what `presence` is told as *next_due*.
+
+    An agent that polls is told to come back at once, and may be carrying something out first. It is not missed
+    sooner than one that checks in at the ordinary pace.
+
+    Args:
+        now: When it was answered, or began to wait for an answer.
+        pause: Seconds after which it was told to come back, the waiting included.
+        base: The ordinary interval, seconds.
+    """
+    return now + timedelta(seconds=max(pause, base))

@@ -208,6 +208,18 @@ def live_keys(
     }
 
 
+def signs_commands(bundle: TrustBundle, key_id: str, *, now: datetime) -> bool:
+    """
+    Whether an executor that holds *bundle* believes commands of this key.
+
+    Args:
+        bundle: The current bundle.
+        key_id: Key id of a command key.
+        now: Current time, aware UTC.
+    """
+    return unix(now) <= bundle.not_after and key_id in live_keys(bundle, Role.COMMAND, now=now)
+
+
 def _root(server: str, n: int, key: SigningKey, now: datetime) -> RootDocument:
     return RootDocument(1, server, n, int(unix(now)), PublicKey.of(key))
 

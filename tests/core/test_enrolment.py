@@ -26,10 +26,12 @@ from redflag_core.enrolment import (
     RegistrationToken,
     RegistrationVerdict,
     allows,
+    hold_seconds,
     judge_refresh,
     judge_registration,
     new_secret,
     next_check_in,
+    next_poll,
     parse_credential,
     parse_registration_token,
     secret_digest,
@@ -543,3 +545,15 @@ def test_check_ins_are_spread_by_a_quarter_either_way(base, jitter):
 def test_the_whole_spread_is_used():
     """From three quarters to five quarters, the middle in the middle."""
     assert [45, 60, 75] == [next_check_in(base=60, jitter=jitter) for jitter in (0.0, 0.5, 0.999)]
+
+
+@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True))
+def test_a_check_in_is_held_no_longer_than_the_agent_waits(asked, jitter):
+    """And agents that began to wait together, as after a restart of the server, do not come back together."""
+    assert 0.8 * asked <= hold_seconds(asked, jitter=jitter) <= asked
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_between_two_long_polls_there_is_a_second_at_most(jitter):
+    """What is ordered meanwhile still starts within a second or so."""
+    assert next_poll(jitter=jitter) in (0, 1)

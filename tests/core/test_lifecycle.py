@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from redflag_core.enrolment import AgentStatus
-from redflag_core.lifecycle import AgentAction, Presence, permits, presence, result_of
+from redflag_core.lifecycle import AgentAction, Presence, expected_by, permits, presence, result_of
 from redflag_core.testing import START
 
 PERMITTED = {
@@ -46,3 +46,12 @@ def test_an_agent_is_offline_after_three_missed_check_ins(seconds, expected):
 def test_an_agent_that_never_checked_in_is_neither_online_nor_offline():
     """Registered but silent is told apart from gone."""
     assert Presence.NEVER is presence(last_seen=None, next_due=None, now=START)
+
+
+@pytest.mark.parametrize("pause, expected", [(0, 60), (1, 60), (60, 60), (75, 75), (51, 60)])
+def test_an_agent_that_polls_is_not_missed_sooner_than_one_that_checks_in(pause, expected):
+    """Told to come back at once, it may be busy with what it was given."""
+    due = expected_by(START, pause=pause, base=60)
+
+    assert START + timedelta(seconds=expected) == due
+    assert Presence.ONLINE is presence(last_seen=START, next_due=due, now=START + timedelta(seconds=180))

@@ -35,6 +35,7 @@ from redflag_core.trust import (
     next_root,
     renewal_due,
     sign_bundle,
+    signs_commands,
     verify_bundle,
     verify_roots,
 )
@@ -360,3 +361,18 @@ def test_keys_overlap_while_they_are_rotated():
     counts = [len(live_keys(bundle, Role.COMMAND, now=START + timedelta(seconds=s))) for s in (0, 5, 10, 11)]
 
     assert [1, 2, 2, 1] == counts
+
+
+def test_a_command_key_is_believed_while_bundle_and_key_are_valid():
+    """Not after the end of either, not under another role, and not before the bundle names it."""
+    key = COMMAND.key_id
+
+    assert signs_commands(BUNDLE, key, now=START)
+    assert not signs_commands(BUNDLE, STRANGER.key_id, now=START)
+    lasting = attrs.evolve(BUNDLE, keys=(trusted(COMMAND, Role.COMMAND, not_after=NOW + 1000 * DAY),))
+    assert signs_commands(lasting, key, now=START + timedelta(seconds=BUNDLE_LIFETIME))
+    assert not signs_commands(lasting, key, now=START + timedelta(seconds=BUNDLE_LIFETIME + 1))
+    other_role = attrs.evolve(BUNDLE, keys=(trusted(COMMAND, Role.CHECKPOINT),))
+    assert not signs_commands(other_role, key, now=START)
+    ended = attrs.evolve(BUNDLE, keys=(trusted(COMMAND, Role.COMMAND, not_after=NOW),))
+    assert not signs_commands(ended, key, now=START + timedelta(seconds=1))
