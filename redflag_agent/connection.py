@@ -9,11 +9,24 @@ import httpx2
 from redflag_agent.address import Address
 from redflag_agent.tls import client_context
 
-TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0)
-"""Seconds for each read or write, and for a connection."""
+READ_TIMEOUT: Final = 30.0
+"""Seconds for each read or write."""
 
-LIMITS: Final = httpx2.Limits(max_connections=4, max_keepalive_connections=1, keepalive_expiry=5.0)
-"""One agent talks to one server, one request after the other; an idle connection would cost the server memory."""
+CONNECT_TIMEOUT: Final = 10.0
+
+LIMITS: Final = httpx2.Limits(max_connections=4, max_keepalive_connections=2, keepalive_expiry=5.0)
+"""One agent talks to one server with two requests at a time: a check-in that is held open, and what is delivered
+meanwhile. An idle connection would cost the server memory."""
+
+
+def timeout_with(hold: int) -> httpx2.Timeout:
+    """
+    Timeouts of one request.
+
+    Args:
+        hold: Seconds for which the server may hold it open, on top of the time that any answer may take.
+    """
+    return httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT, read=READ_TIMEOUT + hold)
 
 
 def open_http(
@@ -36,7 +49,7 @@ def open_http(
     transport = httpx2.AsyncHTTPTransport(
         verify=context, trust_env=False, limits=LIMITS, proxy=_proxy(proxy, ca_file)
     )
-    return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=TIMEOUT)
+    return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=timeout_with(0))
 
 
 def environment_proxy(addresses: Sequence[Address]) -> str | None:

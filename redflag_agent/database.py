@@ -42,6 +42,10 @@ CREATE INDEX errors_by_text ON errors (subsystem, type, message) WHERE batch IS 
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 """
 
+_REFUSED: Final = """
+CREATE TABLE refused_statements (digest TEXT PRIMARY KEY, code TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+"""
+
 
 class OutboxError(RedFlagError):
     """The outbox cannot be read or written. The message says what to do."""
@@ -56,19 +60,25 @@ class Schema:
 
     Attributes:
         version: Written into the file; one of a newer release is not touched.
-        tables: SQL that makes it, each statement ending its line.
+        tables: SQL that makes version 1, each statement ending its line.
         error: Raised for everything that goes wrong with the file.
         damaged: What to do when it is damaged.
+        later: SQL of each later version: what it adds to the one before.
     """
 
     version: int
     tables: str
     error: type[RedFlagError]
     damaged: str
+    later: tuple[str, ...] = ()
 
 
 OUTBOX: Final = Schema(
-    1, _OUTBOX, OutboxError, "it is damaged; move it away, and the agent scans and reports anew"
+    2,
+    _OUTBOX,
+    OutboxError,
+    "it is damaged; move it away, and the agent scans and reports anew",
+    later=(_REFUSED,),
 )
 
 
@@ -160,8 +170,9 @@ class Database:
             raise schema.error(f"{self.path} was written by a newer release: update this agent")
         if version < schema.version:
             with self.transaction() as db:
-                for statement in schema.tables.split(";\n"):
-                    db.execute(statement)
+                for tables in (schema.tables, *schema.later)[version : schema.version]:
+                    for statement in tables.split(";\n"):
+                        db.execute(statement)
                 db.execute(f"PRAGMA user_version = {schema.version}")
 
     def _failure(self, verb: str, error: sqlite3.Error) -> RedFlagError:

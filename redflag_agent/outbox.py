@@ -2,9 +2,11 @@
 Reports that the server has not accepted yet, and what it accepted last.
 
 The latest report of a scanner supersedes the one before it; the last accepted inventory stays, as the base of the
-next delta. Each public method is one short transaction (`redflag_agent.database`).
+next delta. The executor's statements are in its own journal; here is only which of them the server refused. Each
+public method is one short transaction (`redflag_agent.database`).
 """
 
+import hashlib
 import json
 import zlib
 from collections import Counter
@@ -68,6 +70,20 @@ class StoredReport:
     report_id: str
     hash: str | None
     report: ScanReport
+
+
+@attrs.frozen
+class Refusal:
+    """
+    That the server refused a statement for good.
+
+    Attributes:
+        code: The server's code.
+        at: Unix seconds.
+    """
+
+    code: str
+    at: int
 
 
 @attrs.frozen
@@ -187,6 +203,24 @@ class Outbox:
             row = db.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
         return None if row is None else int(row[0])
 
+    def note_refusal(self, envelope: bytes, code: str, *, now: int) -> None:
+        """The server refused this statement for good. It is shown, and tried again some day."""
+        with self.database.transaction() as db:
+            row = _digest(envelope), code, now
+            db.execute("INSERT OR REPLACE INTO refused_statements VALUES (?, ?, ?)", row)
+
+    def forget_refusal(self, envelope: bytes) -> None:
+        """The server has this statement now."""
+        with self.database.transaction() as db:
+            db.execute("DELETE FROM refused_statements WHERE digest = ?", (_digest(envelope),))
+
+    def refusal(self, envelope: bytes) -> Refusal | None:
+        """The refusal of this statement, if there was one."""
+        query = "SELECT code, at FROM refused_statements WHERE digest = ?"
+        with self.database.transaction() as db:
+            row = db.execute(query, (_digest(envelope),)).fetchone()
+        return None if row is None else Refusal(*row)
+
     def _stored(self, scanner: str, slot: str) -> StoredReport | None:
         with self.database.transaction() as db:
             row = db.execute(
@@ -199,6 +233,10 @@ class Outbox:
         except (MalformedError, zlib.error):
             return None
         return StoredReport(row[0], row[1], report)
+
+
+def _digest(envelope: bytes) -> str:
+    return hashlib.sha256(envelope).hexdigest()
 
 
 def _run_columns(report: ScanReport, inventory: str | None) -> tuple[str | int | None, ...]:

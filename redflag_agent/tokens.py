@@ -3,8 +3,10 @@ Access tokens, and the chain of refresh secrets that earns them.
 
 The successor secret is on disk before its hash is sent, and the same pair is sent until it is answered. An agent
 that was killed between sending and storing asks again with what the server already knows, and gets its answer.
+Several requests may be under way at once, but one renewal at a time: two would be a fork of the chain.
 """
 
+import asyncio
 from datetime import datetime
 from typing import Final
 
@@ -89,8 +91,9 @@ class Tokens:
     executor: Executor
     clock: Clock
     entropy: Entropy
+    _renewing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
-    async def post(self, path: str, body: bytes, evidence: Evidence) -> bytes:
+    async def post(self, path: str, body: bytes, evidence: Evidence, *, hold: int = 0) -> bytes:
         """
         Send a request with an access token, renewed first when it is worn out.
 
@@ -98,20 +101,29 @@ class Tokens:
             path: See `ServerClient.post`.
             body: JSON.
             evidence: What this machine shows now.
+            hold: See `ServerClient.post`.
         """
         await self.ensure(evidence)
+        token = self._token()
         try:
-            return await self.client.post(path, body, access_token=self._token())
+            return await self.client.post(path, body, access_token=token, hold=hold)
         except ServerRefusedError as refusal:
             if refusal.status != 401 or refusal.problem != WORN_OUT:
                 raise
-        await self.renew(evidence)
-        return await self.client.post(path, body, access_token=self._token())
+        await self._replace(token, evidence)
+        return await self.client.post(path, body, access_token=self._token(), hold=hold)
 
     async def ensure(self, evidence: Evidence) -> None:
         """Renew the access token if it is worn out, or was given for another machine than *evidence* shows."""
-        if renewal_due(self.state.state.access, evidence.digest, now=self.clock.now()):
-            await self.renew(evidence)
+        async with self._renewing:
+            if renewal_due(self.state.state.access, evidence.digest, now=self.clock.now()):
+                await self._renew(evidence)
+
+    async def _replace(self, refused: str, evidence: Evidence) -> None:
+        """Renew the access token that was refused, unless another request has done that meanwhile."""
+        async with self._renewing:
+            if self._token() == refused:
+                await self._renew(evidence)
 
     async def renew(self, evidence: Evidence) -> None:
         """
@@ -121,6 +133,10 @@ class Tokens:
             NotRegisteredError: There is no record to renew anything for.
             AnswerError, UnreachableError: See `ServerClient.post`.
         """
+        async with self._renewing:
+            await self._renew(evidence)
+
+    async def _renew(self, evidence: Evidence) -> None:
         known = member(self.state.state)
         pending = known.refresh.pending or new_secret(self.entropy)
         self.state.update(refresh=attrs.evolve(known.refresh, pending=pending))

@@ -5,6 +5,9 @@ From the outside in: `ServerClient.post` and `get` retry what is worth it (`redf
 budget), a breaker leaves a server alone that keeps failing, each attempt tries the addresses in order, and each
 exchange signs with a fresh nonce. A clock that is off is learnt from the server's ``Date`` and only shifts
 ``created``.
+
+A request that the server may hold open (a long-poll) has its own end: a connection that broke while it was held is
+a `PollCutError`, which says that something on the way does not wait so long and nothing about the server.
 """
 
 import logging
@@ -25,12 +28,14 @@ from redflag_agent.answers import (
     answer_error,
     parse_date,
 )
+from redflag_agent.connection import timeout_with
 from redflag_agent.progress import line
 from redflag_agent.tls import LearntAuthorityError
 from redflag_core import __version__
+from redflag_core.errors import RedFlagError
 from redflag_core.keys import SigningKey
 from redflag_core.ports import Clock, Entropy
-from redflag_core.resilience import Breaker, BreakerPolicy, RetryBudget, RetryPolicy, retry
+from redflag_core.resilience import Breaker, BreakerPolicy, BreakerState, RetryBudget, RetryPolicy, retry
 from redflag_core.signed_requests import Request, new_nonce, sign_request
 
 log = logging.getLogger(__name__)
@@ -45,6 +50,19 @@ RETRIES: Final = RetryPolicy(attempts=3, wait_initial=1.0, wait_max=10.0, wait_j
 
 BREAKER: Final = BreakerPolicy(failure_threshold=5, reset_timeout=60.0, call_timeout=300.0)
 """The timeout lets a full report of 16 MiB through a line of 0.5 Mbit/s."""
+
+HELD_AT_LEAST: Final = 2.0
+"""Seconds after which a connection that breaks was held and then cut. One that breaks sooner was never held: a
+server that is down or starting refuses within milliseconds."""
+
+GATEWAY_TIMEOUTS: Final = frozenset({408, 502, 504, 524})
+"""What proxies answer when they do not wait any longer."""
+
+
+class PollCutError(RedFlagError):
+    """A request that the server held open broke: somebody on the way does not wait so long."""
+
+    code = "poll_cut"
 
 
 @attrs.define
@@ -74,9 +92,15 @@ class ServerClient:
     _preferred: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.breaker = Breaker("the server", BREAKER, clock=self.clock, ignore=(ServerRefusedError,))
+        ignored = (ServerRefusedError, PollCutError)
+        self.breaker = Breaker("the server", BREAKER, clock=self.clock, ignore=ignored)
 
-    async def post(self, path: str, body: bytes, *, access_token: str | None = None) -> bytes:
+    @property
+    def may_hold(self) -> bool:
+        """Whether a long request is wise: the one trial call of an open circuit would keep all others waiting."""
+        return self.breaker.status.state is BreakerState.CLOSED
+
+    async def post(self, path: str, body: bytes, *, access_token: str | None = None, hold: int = 0) -> bytes:
         """
         Send a signed request.
 
@@ -84,6 +108,7 @@ class ServerClient:
             path: Below ``/api/v1``, with a leading slash.
             body: JSON.
             access_token: Needed except for registration and token requests, which must not have one.
+            hold: Seconds for which the server may hold the request open before it answers.
 
         Returns:
             The body of a 2xx answer, unverified.
@@ -91,12 +116,13 @@ class ServerClient:
         Raises:
             AnswerError: The server did not say yes.
             UnreachableError: No address answered.
+            PollCutError: The connection broke while the server held the request.
             CircuitOpenError: It failed so often that it is left alone for a while.
         """
         headers = {"content-type": "application/json"}
         if access_token is not None:
             headers["authorization"] = f"Bearer {access_token}"
-        return await self._call(_Attempt("POST", API + path, headers, body))
+        return await self._call(_Attempt("POST", API + path, headers, body, hold))
 
     async def get(self, path: str) -> bytes:
         """Fetch a public document, unsigned. Raises as `post` does."""
@@ -149,9 +175,18 @@ class ServerClient:
         return True
 
     async def _send(self, address: Address, attempt: "_Attempt") -> bytes:
-        request = self._request(address, attempt)
+        began = self.clock.monotonic()
         try:
-            return await self._read(request)
+            return await self._send_plainly(address, attempt)
+        except (UnreachableError, AnswerError) as error:
+            held = self.clock.monotonic() - began
+            if attempt.hold and held >= HELD_AT_LEAST and _is_cut(error):
+                raise PollCutError(f"a request to {address} was cut off after {held:.0f} s") from None
+            raise
+
+    async def _send_plainly(self, address: Address, attempt: "_Attempt") -> bytes:
+        try:
+            return await self._read(self._request(address, attempt))
         except httpx2.HTTPError as error:
             if not _caused_by(error, LearntAuthorityError):
                 raise _unreachable(address, error) from None
@@ -166,7 +201,10 @@ class ServerClient:
             "accept-encoding": "identity",
             "user-agent": f"redflag-agent/{__version__}",
         }
-        request = httpx2.Request(attempt.method, address.url(attempt.path), headers=headers, content=attempt.body)
+        url, timeout = address.url(attempt.path), timeout_with(attempt.hold).as_dict()
+        request = httpx2.Request(
+            attempt.method, url, headers=headers, content=attempt.body, extensions={"timeout": timeout}
+        )
         if attempt.signed:
             request.headers.update(self._signature(address, request, attempt.body))
         return request
@@ -210,6 +248,7 @@ class _Attempt:
     path: str
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
+    hold: int = 0
 
     @property
     def signed(self) -> bool:
@@ -222,6 +261,13 @@ class _StaleError(ServerRefusedError):
     def __init__(self, answer: AnswerError, date: str | None) -> None:
         super().__init__(answer.status, answer.problem, answer.detail, answer.retry_after)
         self.date = date
+
+
+class _BrokenError(UnreachableError):
+    """The connection was there and gave no whole answer."""
+
+
+_BROKEN: Final = (httpx2.ReadTimeout, httpx2.ReadError, httpx2.RemoteProtocolError)
 
 
 async def _bounded(response: httpx2.Response) -> bytes:
@@ -237,7 +283,12 @@ async def _bounded(response: httpx2.Response) -> bytes:
 
 def _unreachable(address: Address, error: httpx2.HTTPError) -> UnreachableError:
     reason = str(error) or type(error).__name__
-    return UnreachableError(f"{address} cannot be reached: {reason}")
+    kind = _BrokenError if isinstance(error, _BROKEN) else UnreachableError
+    return kind(f"{address} cannot be reached: {reason}")
+
+
+def _is_cut(error: UnreachableError | AnswerError) -> bool:
+    return isinstance(error, _BrokenError) or getattr(error, "status", None) in GATEWAY_TIMEOUTS
 
 
 def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -29,7 +29,7 @@ class _TrustDocuments:
 @attrs.frozen
 class Held:
     """
-    Documents of trust as they are on disk. Whoever acts on them verifies them first: anybody may have written them.
+    Documents of trust as they are on disk. Whoever acts on them verifies them first: they may be anybody's.
 
     Attributes:
         roots: Envelopes of the root chain, the first one first.
