@@ -127,11 +127,11 @@ def utc(moment: datetime) -> str:
 def size(number: int) -> str:
     """Bytes, in the unit that fits."""
     amount = float(number)
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
             return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
         amount /= 1000
-    return f"{amount:.1f} GB"
+    return f"{amount:.1f} TB"
 
 
 def count(number: int, word: str, plural: str | None = None) -> str:

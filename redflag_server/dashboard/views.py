@@ -17,6 +17,7 @@ from redflag_core.scanning import PENDING_STATES, PackageState
 from redflag_server.agents.listing import NOT_COUNTED, AgentFilter, get_agent, list_agents
 from redflag_server.agents.schema import AgentDetail, AgentItem
 from redflag_server.agents.tables import Agent
+from redflag_server.dashboard.system_view import SystemView, see_system
 from redflag_server.dashboard.words import STATES
 from redflag_server.db.pages import PageOf
 from redflag_server.db.scope import Scope
@@ -113,6 +114,7 @@ class Machine:
         current: Number of packages that are up to date.
         shows_current: Whether these are among the groups.
         events: What happened to it last.
+        system: Its system and storage.
     """
 
     detail: AgentDetail
@@ -120,6 +122,7 @@ class Machine:
     current: int
     shows_current: bool
     events: Sequence[EventItem]
+    system: SystemView
 
 
 async def see_fleet(
@@ -165,6 +168,7 @@ async def see_machine(
         current=numbers.get(PackageState.CURRENT, 0),
         shows_current=show_current,
         events=events.items,
+        system=see_system(detail, now),
     )
 
 

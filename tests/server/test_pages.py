@@ -474,6 +474,7 @@ def test_times_are_said_as_people_say_them(seconds, expected):
         (315_000, "315 kB"),
         (1_434_120, "1.4 MB"),
         (2 * 10**9, "2.0 GB"),
+        (2 * 10**12, "2.0 TB"),
     ],
 )
 def test_sizes_are_said_in_the_unit_that_fits(number, expected):
