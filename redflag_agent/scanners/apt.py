@@ -7,7 +7,6 @@ fetched when that is due and allowed. It works without root; then the lists are 
 says so.
 """
 
-import shutil
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +16,14 @@ import attrs
 
 from redflag_agent import process
 from redflag_agent.scanners.apt_output import DAMAGED, Repositories, is_name, parse_inventory
-from redflag_agent.scanners.apt_tools import AptTools, open_tools
+from redflag_agent.scanners.apt_tools import (
+    ATTEMPTS,
+    QUERY_TIMEOUT,
+    AptTools,
+    environment,
+    find_tool,
+    open_tools,
+)
 from redflag_agent.scanners.apt_verdict import MAX_NAMED, REPAIR, Reading, extras, judge, name_some, package_of
 from redflag_core.encoding import JsonValue
 from redflag_core.errors import ScanError
@@ -36,14 +42,8 @@ from redflag_core.scanning import (
 REFRESH_AFTER: Final = 6 * 3_600.0
 """Age of the package lists, seconds, at which they are fetched again: a security update is seen within a shift."""
 
-QUERY_TIMEOUT: Final = 120.0
-"""Seconds for one query. The slowest takes 3 seconds on a small machine without apt's cache."""
-
 REFRESH_TIMEOUT: Final = 600.0
 """Seconds for ``apt-get update``: full lists over a slow line. Ending it is safe: it changes no package."""
-
-ATTEMPTS: Final = 3
-"""How often to read when packages change meanwhile."""
 
 MAX_EXPLAINED: Final = 8
 """Most kept back packages that are simulated one by one: each costs about a second, and there are rarely three."""
@@ -89,8 +89,8 @@ class AptScanner:
 
     def is_usable(self) -> bool:
         """Whether this machine has apt and dpkg."""
-        path = self._environment()["PATH"]
-        return all(shutil.which(tool, path=path) for tool in ("apt-get", "apt-cache", "apt-mark", "dpkg-query"))
+        env = self._environment()
+        return all(find_tool(tool, env) for tool in ("apt-get", "apt-cache", "apt-mark", "dpkg-query"))
 
     async def scan(self) -> ScanReport:
         """
@@ -123,11 +123,7 @@ class AptScanner:
         )
 
     def _environment(self) -> dict[str, str]:
-        path = process.DEFAULT_PATH
-        if self.path_prefix is not None:
-            path = f"{self.path_prefix}:{path}"
-        config = {} if self.apt_config is None else {"APT_CONFIG": str(self.apt_config)}
-        return {"PATH": path, **config}
+        return environment(self.apt_config, self.path_prefix)
 
     async def _refresh(self, tools: AptTools) -> Refresh:
         if self.refresh is False:

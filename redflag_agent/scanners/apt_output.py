@@ -12,6 +12,7 @@ form of the ``Inst`` lines is documented only by ``pkgSimulate`` in apt's source
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Final
 
 import attrs
@@ -35,6 +36,7 @@ INVENTORY_FORMAT: Final = FIELD.join(f"${{{field}}}" for field in _INVENTORY_FIE
 TARGETS_FORMAT: Final = FIELD.join(
     f"$({field})" for field in ("SITE", "RELEASE", "LABEL", "VERSION", "SUITE", "CODENAME")
 )
+TRUST_FORMAT: Final = FIELD.join(("$(DESCRIPTION)", "$(TRUSTED)"))
 
 DAMAGED: Final = frozenset({"half-installed", "unpacked", "half-configured"})
 """States of dpkg in which a package is on the machine and does not work."""
@@ -44,7 +46,7 @@ _INSTALLED: Final = DAMAGED | {"installed", "triggers-awaited", "triggers-pendin
 
 _INST = re.compile(r"Inst (\S+)(?: \[([^\]]+)\])? \((\S+) (.*)\[([^\]\s]+)\]\)")
 _REMOVAL = re.compile(r"(?:Remv|Purg) (\S+)")
-_VERSION = re.compile(r" (\*\*\*|   ) (\S+) -?[0-9]+(?: \(phased ([0-9]{1,3})%\))?")
+_VERSION = re.compile(r" (\*\*\*|   ) (\S+) (-?[0-9]{1,9})(?: \(phased ([0-9]{1,3})%\))?")
 _SOURCE = re.compile(r" {6,}-?[0-9]+ (\S.*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,199}(?::[A-Za-z0-9-]{1,32})?")
 _ARCH = re.compile("[A-Za-z0-9-]{1,32}")
@@ -110,11 +112,16 @@ class Planned:
 
 @attrs.frozen
 class Simulation:
-    """What ``apt-get -s`` would do."""
+    """What ``apt-get -s`` would do: what it would bring by label, and the labels of what it would remove."""
 
     upgrades: Mapping[str, Planned]
-    additions: tuple[str, ...]
+    new: Mapping[str, Planned]
     removals: tuple[str, ...]
+
+    @property
+    def additions(self) -> tuple[str, ...]:
+        """Labels of the new packages."""
+        return tuple(self.new)
 
 
 def parse_simulation(text: str) -> Simulation:
@@ -128,7 +135,7 @@ def parse_simulation(text: str) -> Simulation:
     removed = [match[1] for line in text.split("\n") if (match := _REMOVAL.match(line))]
     return Simulation(
         upgrades={label: plan for label, plan in planned.items() if plan.installed is not None},
-        additions=tuple(label for label, plan in planned.items() if plan.installed is None),
+        new={label: plan for label, plan in planned.items() if plan.installed is None},
         removals=tuple(label for label in dict.fromkeys(removed) if label not in planned),
     )
 
@@ -146,19 +153,40 @@ def _starting(text: str, start: str) -> Iterator[str]:
 
 @attrs.frozen
 class Offer:
-    """A version that some repository has: its phasing in percent, and the repositories as apt prints them."""
+    """
+    A version that some repository has.
+
+    Attributes:
+        version: Which.
+        priority: How much apt's preferences want it; negative for never.
+        phased: Share of all machines that get it now, percent; None for all.
+        sources: The repositories as apt prints them.
+    """
 
     version: str
+    priority: int
     phased: int | None
     sources: tuple[str, ...]
 
 
 @attrs.frozen
 class VersionTable:
-    """What ``apt-cache policy`` says of a package: what apt would choose, and all that is newer than it is."""
+    """
+    What ``apt-cache policy`` says of a package, newest first.
+
+    Attributes:
+        candidate: The version that apt would choose.
+        newer: What is newer than the installed version.
+        rest: The installed version and what is older.
+    """
 
     candidate: str
     newer: tuple[Offer, ...]
+    rest: tuple[Offer, ...]
+
+    def find(self, version: str) -> Offer | None:
+        """The offer of exactly this version."""
+        return next((offer for offer in (*self.newer, *self.rest) if offer.version == version), None)
 
     def best(self) -> Offer | None:
         """
@@ -187,26 +215,32 @@ def parse_policy(text: str) -> dict[str, VersionTable]:
 
 def _version_table(lines: Iterable[str]) -> VersionTable:
     candidate = ""
-    offers: list[Offer] = []
-    below_installed = False
+    newer: list[Offer] = []
+    rest: list[Offer] = []
+    offers = newer
     for line in lines:
         if line.startswith("  Candidate: "):
             candidate = line.partition(": ")[2]
         elif match := _VERSION.fullmatch(line):
-            below_installed = below_installed or match[1] == "***"
-            if not below_installed:
-                offers.append(Offer(match[2], int(match[3]) if match[3] else None, ()))
-        elif offers and not below_installed and (match := _SOURCE.fullmatch(line)):
+            offers = rest if match[1] == "***" else offers
+            offers.append(Offer(match[2], int(match[3]), int(match[4]) if match[4] else None, ()))
+        elif offers and (match := _SOURCE.fullmatch(line)):
             offers[-1] = attrs.evolve(offers[-1], sources=(*offers[-1].sources, match[1]))
-    return VersionTable(candidate, tuple(offers))
+    return VersionTable(candidate, tuple(newer), tuple(rest))
 
 
-def parse_sizes(text: str) -> dict[tuple[str, str, str], int]:
-    """Read the output of ``apt-cache show``: bytes to download by name, version and architecture."""
+def parse_sizes(text: str, field: str = "Size") -> dict[tuple[str, str, str], int]:
+    """
+    Read the output of ``apt-cache show``: sizes by name, version and architecture.
+
+    Args:
+        text: The output.
+        field: ``Size`` for bytes to download, ``Installed-Size`` for KiB on the disk.
+    """
     sizes: dict[tuple[str, str, str], int] = {}
     for stanza in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.split("\n") if ": " in line and line[0] != " ")
-        size = fields.get("Size", "")
+        size = fields.get(field, "")
         if _SIZE.fullmatch(size):
             key = (fields.get("Package", ""), fields.get("Version", ""), fields.get("Architecture", ""))
             sizes[key] = int(size)
@@ -248,6 +282,16 @@ def parse_targets(text: str) -> list[tuple[str, str, str]]:
     return targets
 
 
+def parse_trust(text: str) -> dict[str, frozenset[str]]:
+    """Read the output of ``apt-get indextargets --format TRUST_FORMAT``: what apt says of each list's trust."""
+    trust: dict[str, frozenset[str]] = {}
+    for line in text.split("\n"):
+        name, separator, trusted = line.rpartition(FIELD)
+        if separator:
+            trust[name] = trust.get(name, frozenset()) | {trusted}
+    return trust
+
+
 def is_security(origin: str) -> bool:
     """
     Whether one of the repositories in an origin text publishes security updates.
@@ -270,6 +314,13 @@ def parse_shell(text: str) -> dict[str, str]:
         return {name: "".join(shlex.split(value)) for name, _, value in assignments}
     except ValueError:
         raise ScanError("apt-config prints its values in a form that this release does not know") from None
+
+
+def unmet(text: str) -> list[str]:
+    """What ``apt-get`` says of dependencies that cannot be met, one line each: which package needs what."""
+    _, _, rest = text.partition("The following packages have unmet dependencies:\n")
+    lines = takewhile(lambda line: line.startswith(" "), rest.split("\n"))
+    return [" ".join(line.split()) for line in lines]
 
 
 def messages(text: str, severity: str) -> list[str]:

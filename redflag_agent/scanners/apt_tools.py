@@ -1,12 +1,15 @@
 """
 apt and dpkg of one root, asked through their command lines. Nothing here changes a package or takes a lock.
 
+The scanner and the installer ask the same questions of the same root, so they share this.
+
 ``apt-get -s`` is a simulation whatever its other arguments are; each call of it here has the ``-s`` first. Only
 `AptTools.update` writes: it fetches package lists, and takes the lock of the lists for that.
 """
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +22,7 @@ from redflag_agent import process
 from redflag_agent.scanners.apt_output import (
     INVENTORY_FORMAT,
     TARGETS_FORMAT,
+    TRUST_FORMAT,
     Simulation,
     VersionTable,
     is_name,
@@ -28,11 +32,19 @@ from redflag_agent.scanners.apt_output import (
     parse_simulation,
     parse_sizes,
     parse_targets,
+    parse_trust,
+    unmet,
 )
 from redflag_core.errors import ScanError
 from redflag_core.scanning import clean_text
 
 _VERB = re.compile("[a-z][a-z-]*")
+
+QUERY_TIMEOUT: Final = 120.0
+"""Seconds for one query. The slowest takes 3 seconds on a small machine without apt's cache."""
+
+ATTEMPTS: Final = 3
+"""How often to read when packages change meanwhile."""
 
 MAX_COMPLAINT: Final = 500
 """Longest text of a failed tool that is passed on: some lines, for people."""
@@ -43,7 +55,27 @@ _CONFIGURATION: Final = {
     "LISTS": "Dir::State::lists/d",
     "STATUS": "Dir::State::status/f",
     "PKGCACHE": "Dir::Cache::pkgcache/f",
+    "ARCHIVES": "Dir::Cache::archives/d",
 }
+_OPTIONAL: Final = {"PKGCACHE", "ARCHIVES"}
+_YES, _NO = frozenset({"yes"}), frozenset({"no"})
+
+
+def environment(config: Path | None, path_prefix: Path | None) -> dict[str, str]:
+    """
+    What the tools of one root see beside `process.ENVIRONMENT`.
+
+    Args:
+        config: Configuration file that apt reads first (``APT_CONFIG``): another root.
+        path_prefix: Directory whose tools win over the system's.
+    """
+    path = process.DEFAULT_PATH if path_prefix is None else f"{path_prefix}:{process.DEFAULT_PATH}"
+    return {"PATH": path} if config is None else {"PATH": path, "APT_CONFIG": str(config)}
+
+
+def find_tool(name: str, env: Mapping[str, str]) -> str | None:
+    """The absolute path of a tool, None when there is none."""
+    return shutil.which(name, path=env["PATH"])
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +90,8 @@ class AptTools:
         root: Where apt's files are below.
         lists: Directory of the package lists.
         admindir: Directory of dpkg's database.
+        archives: Directory of downloaded packages, None where apt keeps none.
+        cache: An empty directory of our own, which lives as long as this.
         options: For each call that opens apt's cache.
     """
 
@@ -67,6 +101,8 @@ class AptTools:
     root: Path
     lists: Path
     admindir: Path
+    archives: Path | None
+    cache: Path
     options: tuple[str, ...]
 
     async def inventory(self) -> str:
@@ -99,12 +135,45 @@ class AptTools:
 
     async def sizes(self, versions: Mapping[str, str]) -> dict[tuple[str, str, str], int]:
         """Download sizes of versions by label, those that are known."""
-        wanted = [f"{label}={version}" for label, version in versions.items() if is_name(label)]
+        return parse_sizes(await self.show(versions.items()))
+
+    async def show(self, versions: Iterable[tuple[str, str]]) -> str:
+        """What is known of versions of labels, for `parse_sizes`."""
+        wanted = [f"{label}={version}" for label, version in versions if is_name(label)]
         if not wanted:
-            return {}
+            return ""
         # Fails when one of many is not found, and prints the others all the same: sizes are a courtesy.
         done = await process.run(["apt-cache", "show", *self.options, *wanted], env=self.env, timeout=self.timeout)
-        return parse_sizes(_text(done.stdout))
+        return _text(done.stdout)
+
+    async def is_older(self, version: str, than: str) -> bool:
+        """Whether *version* comes before *than* in the order of dpkg."""
+        argv = ["dpkg", "--compare-versions", version, "lt", than]
+        done = await process.run(argv, env=self.env, timeout=self.timeout)
+        if done.returncode not in (0, 1):
+            raise ScanError(f"`dpkg --compare-versions` failed: {_complaint(done)}")
+        return done.returncode == 0
+
+    async def dpkg_options(self) -> list[str]:
+        """The options that apt is configured to give to dpkg."""
+        dump = ["apt-config", "dump", "--no-empty", "--format", "%v%n", "DPkg::Options"]
+        return [line for line in (await query(dump, self.env, self.timeout)).split("\n") if line]
+
+    async def authenticated(self) -> frozenset[str]:
+        """
+        Package lists, as `version_tables` names them, that were signed and whose signature apt has checked.
+
+        apt trusts a list for two reasons: it keeps a signed release file only when the signature was good, or its
+        configuration says ``trusted``. What it still trusts when it sees no signature is not signed.
+        """
+        signed = await self._trusted(self.lists)
+        unsigned = await self._trusted(_without_signatures(self.lists, self.cache / "unsigned"))
+        return frozenset(name for name in signed if (signed[name], unsigned.get(name)) == (_YES, _NO))
+
+    async def _trusted(self, lists: Path) -> dict[str, frozenset[str]]:
+        option = f"-oDir::State::lists={lists}/"
+        arguments = ["apt-get", "indextargets", option, "--format", TRUST_FORMAT, "Created-By: Packages"]
+        return parse_trust(await query(arguments, self.env, self.timeout))
 
     async def _cached(self, program: str, verb: str, *arguments: str) -> str:
         return await query([program, verb, *self.options, *arguments], self.env, self.timeout)
@@ -187,7 +256,7 @@ async def open_tools(env: Mapping[str, str], *, timeout: float, cache: Path) -> 
     """
     names = [word for pair in _CONFIGURATION.items() for word in pair]
     values = parse_shell(await query(["apt-config", "shell", *names], env, timeout))
-    missing = _CONFIGURATION.keys() - {"PKGCACHE"} - {name for name, value in values.items() if value}
+    missing = _CONFIGURATION.keys() - _OPTIONAL - {name for name, value in values.items() if value}
     if missing:
         raise ScanError(f"apt-config does not know {_CONFIGURATION[min(missing)]}")
     return AptTools(
@@ -197,6 +266,8 @@ async def open_tools(env: Mapping[str, str], *, timeout: float, cache: Path) -> 
         root=Path(values["ROOT"]),
         lists=Path(values["LISTS"]),
         admindir=Path(values["STATUS"]).parent,
+        archives=Path(values["ARCHIVES"]) if values.get("ARCHIVES") else None,
+        cache=cache,
         options=_cache_options(values.get("PKGCACHE", ""), cache),
     )
 
@@ -206,6 +277,17 @@ def _cache_options(configured: str, own: Path) -> tuple[str, ...]:
     if configured and Path(configured).exists():
         return ()
     return (f"-oDir::Cache::pkgcache={own}/pkgcache.bin",)
+
+
+def _without_signatures(lists: Path, place: Path) -> Path:
+    """The package lists once more, as if none of them had been signed."""
+    place.mkdir(exist_ok=True)
+    for path in lists.iterdir():
+        name = path.name.removesuffix("InRelease") + "Release" if path.name.endswith("_InRelease") else path.name
+        link = place / name
+        if path.is_file() and not name.endswith("_Release.gpg") and not link.is_symlink():
+            link.symlink_to(path)
+    return place
 
 
 async def query(argv: list[str], env: Mapping[str, str], timeout: float) -> str:  # noqa: ASYNC109  (passed on)
@@ -238,6 +320,7 @@ async def run_checked(
 def _complaint(done: process.Completed) -> str:
     errors = _text(done.stderr)
     lines = messages(errors, "E") + messages(errors, "W") or errors.strip().splitlines()[-1:]
+    lines += unmet(_text(done.stdout))
     return clean_text("; ".join(lines) or f"exit status {done.returncode}", max_len=MAX_COMPLAINT)
 
 

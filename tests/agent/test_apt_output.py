@@ -188,13 +188,24 @@ def test_a_version_table_has_what_is_newer_with_its_sources():
 
     assert "2.0-1" == table.candidate
     assert (
-        Offer("2.0-1", None, ("file:/repo stable/main amd64 Packages",)),
+        Offer("2.0-1", 500, None, ("file:/repo stable/main amd64 Packages",)),
         Offer(
             "1.0-1+deb12u1",
+            500,
             None,
             ("file:/repo stable-security/main amd64 Packages", "file:/repo stable/main amd64 Packages"),
         ),
     ) == table.newer
+
+
+def test_a_version_table_finds_every_version_by_its_exact_text():
+    """Newer, installed and older ones are found with their priority; part of a version is none."""
+    table = parse_policy(POLICY)["rf-secure"]
+
+    found = {version: table.find(version) for version in ("2.0-1", "1.0-1", "0.9-1", "2.0", "2.0-1*")}
+    assert {"2.0-1": 500, "1.0-1": 500, "0.9-1": -1, "2.0": None, "2.0-1*": None} == {
+        version: offer and offer.priority for version, offer in found.items()
+    }
 
 
 def test_a_foreign_package_without_news_has_an_empty_table():
@@ -209,7 +220,7 @@ def test_a_phased_version_is_found_in_old_and_new_releases_of_apt(candidate, pri
     """Newer apt takes a phased version out of the choice by its priority; older apt keeps it back later."""
     table = parse_policy(POLICY.format(candidate=candidate, priority=priority))["rf-phased"]
 
-    assert Offer("2.0", 10, ("file:/repo stable/main amd64 Packages",)) == table.best()
+    assert Offer("2.0", int(priority), 10, ("file:/repo stable/main amd64 Packages",)) == table.best()
 
 
 def test_a_version_that_apt_would_not_choose_is_no_offer():

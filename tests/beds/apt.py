@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -118,7 +118,8 @@ class AptBed:
     One apt root with its repositories.
 
     Make one with `build`. ``bin`` holds the tools, ``root`` what is installed, ``repo`` the repositories, and
-    ``apt_config`` is the value for APT_CONFIG.
+    ``apt_config`` is the value for APT_CONFIG. ``key`` is what the repositories are signed with,
+    if they are.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -131,7 +132,7 @@ class AptBed:
         self.admindir = self.root / "var/lib/dpkg"
         self.native = _output("dpkg", "--print-architecture").strip()
         self.foreign = "armhf" if self.native == "i386" else "i386"
-        self._key = directory / "key.gpg"
+        self.key = directory / "key.gpg"
         self._debs: list[Deb] = []
 
     @classmethod
@@ -212,6 +213,33 @@ class AptBed:
                 fcntl.lockf(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
             yield
 
+    def use_sources(self, options: Mapping[str, str], *, deb822: bool = False, update: bool = True) -> None:
+        """Name the repositories with other *options*, in lines or as deb822, and fetch the lists from nothing."""
+        place = self.root / "etc/apt/sources.list"
+        if deb822:
+            place.unlink()
+            place = self.root / "etc/apt/sources.list.d/bed.sources"
+            fields = {
+                "Types": "deb",
+                "URIs": f"file:{self.repo}",
+                "Suites": " ".join(SUITES),
+                "Components": "main",
+            }
+            fields |= {name.title(): value for name, value in options.items()}
+            place.write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+        else:
+            words = " ".join(f"{name}={value}" for name, value in options.items())
+            place.write_text("".join(f"deb [{words}] file:{self.repo} {suite} main\n" for suite in SUITES))
+        if update:
+            for path in filter(Path.is_file, self.lists.iterdir()):
+                path.unlink()
+            self.run("apt-get", "-qq", "update")
+
+    def configure(self, text: str) -> None:
+        """Add to the configuration of apt."""
+        with self.apt_config.open("a") as file:
+            file.write(text)
+
     def _make_root(self) -> None:
         for below in (
             "root/etc/apt/apt.conf.d",
@@ -235,7 +263,7 @@ class AptBed:
         (self.admindir / "arch").write_text(f"{self.native}\n{self.foreign}\n")
 
     def _write_configuration(self) -> None:
-        option = f"signed-by={self._key}" if self._key.exists() else "trusted=yes"
+        option = f"signed-by={self.key}" if self.key.exists() else "trusted=yes"
         sources = "".join(f"deb [{option}] file:{self.repo} {suite} main\n" for suite in SUITES)
         (self.root / "etc/apt/sources.list").write_text(sources)
         dpkg = [f"--root={self.root}", "--force-script-chrootless", "--force-not-root", "--force-unsafe-io"]
@@ -267,7 +295,7 @@ DPkg::Path "/usr/sbin:/usr/bin:/sbin:/bin";
     def _make_key(self) -> None:
         (self.directory / "gnupg").mkdir(mode=0o700)
         self._gpg("--passphrase", "", "--quick-gen-key", "Bed <bed@example.invalid>", "ed25519", "sign", "never")
-        self._gpg("--output", str(self._key), "--export")
+        self._gpg("--output", str(self.key), "--export")
 
     def _gpg(self, *arguments: str) -> None:
         env = {**os.environ, "GNUPGHOME": str(self.directory / "gnupg")}
@@ -299,7 +327,7 @@ DPkg::Path "/usr/sbin:/usr/bin:/sbin:/bin";
             f"Date: {formatdate(usegmt=True)}\nArchitectures: {self.native} {self.foreign} all\n"
             f"Components: main\nDescription: repository of a test bed\nSHA256:\n{sums}"
         )
-        if self._key.exists():
+        if self.key.exists():
             self._gpg("--clearsign", "--output", str(top / "InRelease"), str(top / "Release"))
 
     def _install_first(self) -> None:
