@@ -72,6 +72,25 @@ class CommandSubject(Tenant):
     command_id: Mapped[UUID] = mapped_column(ForeignKey("commands.id", ondelete="CASCADE"), index=True)
 
 
+class CommandDelivery(Tenant):
+    """
+    One signature of a command: what was handed out, under which order. No order is given out twice to an agent.
+
+    ``body`` is the SHA-256 of what was signed: with it the server knows what an executor accepted as its own word.
+    """
+
+    __tablename__ = "command_deliveries"
+    __table_args__ = (UniqueConstraint("agent_id", "epoch", "gen", "seq"),)
+
+    agent_id: Mapped[UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"))
+    command_id: Mapped[UUID] = mapped_column(ForeignKey("commands.id", ondelete="CASCADE"), index=True)
+    at: Mapped[datetime]
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    gen: Mapped[int] = mapped_column(BigInteger)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    body: Mapped[str] = mapped_column(String(64))
+
+
 class CommandStatement(Tenant):
     """
     What an executor signed about a command, exactly as it came: the proof. The same statement is recorded once.

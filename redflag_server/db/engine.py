@@ -7,9 +7,10 @@ because another process (the command line) writes too.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from uuid import UUID
 
 from advanced_alchemy.config import AsyncSessionConfig
 from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig
@@ -21,6 +22,7 @@ BUSY_TIMEOUT_MS: Final = 10_000
 """How long SQLite waits for another process' write lock, once it is a writer's turn in this one, before a 503."""
 
 _WRITER = "redflag_writer"
+_WAKE = "redflag_wake"
 
 
 class Database:
@@ -43,6 +45,8 @@ class Database:
         self.engine: AsyncEngine = self.config.get_engine()
         self._sessions = self.config.create_session_maker()
         self._turn = asyncio.Lock()
+        self.on_wake: Callable[[UUID], None] = lambda _agent_id: None
+        """Called for each agent of `wake_after_commit`, once what it is woken for can be seen."""
         _set_up_sqlite(self.engine, foreign_keys=foreign_keys)
 
     @asynccontextmanager
@@ -58,10 +62,23 @@ class Database:
             await session.connection(execution_options={_WRITER: True})
             yield session
             await session.commit()
+        for agent_id in session.info.pop(_WAKE, ()):
+            self.on_wake(agent_id)
 
     async def close(self) -> None:
         """Give every connection back."""
         await self.engine.dispose()
+
+
+def wake_after_commit(session: AsyncSession, agent_id: UUID) -> None:
+    """
+    Let the check-in that an agent holds open look again, as soon as this transaction is committed.
+
+    Args:
+        session: The open write transaction. If it is rolled back, nobody is woken.
+        agent_id: The agent.
+    """
+    session.info.setdefault(_WAKE, set()).add(agent_id)
 
 
 def _set_up_sqlite(engine: AsyncEngine, *, foreign_keys: bool) -> None:

@@ -4,7 +4,7 @@ from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.checkin.tables import Nonce
 from redflag_server.client_errors.tables import ClientError, ErrorBatch
-from redflag_server.commands.tables import Command, CommandStatement, CommandSubject
+from redflag_server.commands.tables import Command, CommandDelivery, CommandStatement, CommandSubject
 from redflag_server.db.base import Base
 from redflag_server.events.tables import Event
 from redflag_server.jobs.tables import Schedule
@@ -18,6 +18,7 @@ __all__ = [
     "Base",
     "ClientError",
     "Command",
+    "CommandDelivery",
     "CommandStatement",
     "CommandSubject",
     "Credential",

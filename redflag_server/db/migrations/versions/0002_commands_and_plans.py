@@ -18,25 +18,25 @@ COMMAND_STATES = (
 )  # fmt: skip
 PLAN_STATES = ("planning", "needs_confirmation", "ready", "installing", "done", "failed", "dropped")
 COUNTERS = ("order_at", "issued_epoch", "issued_gen", "issued_seq")
-DECISIONS = ("decision", "decided_at", "decided_by", "decided_until", "decision_reason")
+DECISIONS = ("decision", "decided_at", "decided_by", "decided_until", "decision_reason", "state_reason")
 
 MOVES: Mapping[str, Mapping[str, str]] = {
     "packages": {
-        "current": "available held kept_back phased not_applicable unknown",
+        "current": "available held kept_back phased excluded not_applicable unknown",
         "available": "current held kept_back phased approved deferred excluded not_applicable unknown",
         "held": "current available kept_back phased deferred excluded not_applicable unknown",
         "kept_back": "current available held phased approved deferred excluded not_applicable unknown",
         "phased": "current available held kept_back deferred excluded not_applicable unknown",
-        "approved": "current available held kept_back phased deferred excluded planning installing not_applicable",
-        "deferred": "current available held kept_back phased approved excluded not_applicable",
-        "excluded": "current available held kept_back phased approved deferred not_applicable",
-        "planning": "held approved needs_confirmation failed",
-        "needs_confirmation": "current available held kept_back phased approved deferred excluded not_applicable",
-        "installing": "approved reboot_pending installed failed rolled_back",
-        "reboot_pending": "installed rolled_back",
-        "installed": "current available held kept_back phased rolled_back not_applicable unknown",
-        "failed": "current available held kept_back phased approved deferred excluded rolled_back not_applicable",
-        "rolled_back": "current available held kept_back phased approved deferred excluded not_applicable",
+        "approved": "current available held kept_back phased deferred excluded planning installing reboot_pending installed failed not_applicable unknown",
+        "deferred": "current available held kept_back phased approved excluded not_applicable unknown",
+        "excluded": "current available held kept_back phased approved deferred not_applicable unknown",
+        "planning": "current held approved needs_confirmation failed not_applicable",
+        "needs_confirmation": "current available held kept_back phased approved deferred excluded not_applicable unknown",
+        "installing": "current available held kept_back phased approved reboot_pending installed failed rolled_back not_applicable",
+        "reboot_pending": "current available held kept_back phased installed rolled_back not_applicable",
+        "installed": "current available held kept_back phased excluded rolled_back not_applicable unknown",
+        "failed": "current available held kept_back phased approved deferred excluded reboot_pending installed rolled_back not_applicable unknown",
+        "rolled_back": "current available held kept_back phased approved deferred excluded not_applicable unknown",
         "not_applicable": "current available held kept_back phased",
         "unknown": "current available held kept_back phased deferred excluded not_applicable",
     },
@@ -60,27 +60,39 @@ MOVES: Mapping[str, Mapping[str, str]] = {
 """From which ``state`` a row may go where. A table that is made anew loses its guard: put it back."""
 
 
+def _as_guid(_inspector: object, _table: object, column: dict[str, object]) -> None:
+    """SQLite does not say that a column holds ids: without this, a table that is made anew would have numbers."""
+    if isinstance(column["type"], sa.NUMERIC):
+        column["type"] = GUID(length=16)
+
+
+REFLECTION = {"listeners": [("column_reflect", _as_guid)]}
+
+
 def upgrade() -> None:
     """Move the schema forward."""
     _create_plans()
     _create_commands()
-    with op.batch_alter_table("agents") as agents:
+    with op.batch_alter_table("agents", reflect_kwargs=REFLECTION) as agents:
         agents.drop_constraint(op.f("ck_agents_status"), type_="check")
         agents.create_check_constraint(op.f("ck_agents_status"), _in("status", STATUSES))
         for name in COUNTERS:
             agents.add_column(sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
-    with op.batch_alter_table("packages") as packages:
+    with op.batch_alter_table("packages", reflect_kwargs=REFLECTION) as packages:
         packages.add_column(sa.Column("plan_id", GUID(length=16), nullable=True))
         packages.add_column(sa.Column("decision", sa.String(length=16), nullable=True))
         packages.add_column(sa.Column("decided_at", DateTimeUTC(timezone=True), nullable=True))
         packages.add_column(sa.Column("decided_by", sa.String(length=128), nullable=True))
         packages.add_column(sa.Column("decided_until", DateTimeUTC(timezone=True), nullable=True))
         packages.add_column(sa.Column("decision_reason", sa.Text(), nullable=True))
+        packages.add_column(sa.Column("state_reason", sa.Text(), nullable=True))
         packages.create_foreign_key(
             op.f("fk_packages_plan_id_plans"), "plans", ["plan_id"], ["id"], ondelete="SET NULL"
         )
         packages.create_index(op.f("ix_packages_plan_id"), ["plan_id"], unique=False)
         packages.create_index(op.f("ix_packages_decided_until"), ["decided_until"], unique=False)
+    op.add_column("events", sa.Column("package_id", GUID(length=16), nullable=True))
+    op.create_index("ix_events_package_id_id", "events", ["package_id", "id"], unique=False)
     for table, moves in MOVES.items():
         _guard(table, moves)
 
@@ -89,18 +101,20 @@ def downgrade() -> None:
     """Move the schema back."""
     for table in MOVES:
         op.execute(f"DROP TRIGGER {_trigger(table)}")
-    with op.batch_alter_table("packages") as packages:
+    op.drop_index("ix_events_package_id_id", table_name="events")
+    op.drop_column("events", "package_id")
+    with op.batch_alter_table("packages", reflect_kwargs=REFLECTION) as packages:
         packages.drop_index(op.f("ix_packages_decided_until"))
         packages.drop_index(op.f("ix_packages_plan_id"))
         packages.drop_constraint(op.f("fk_packages_plan_id_plans"), type_="foreignkey")
         for name in ("plan_id", *DECISIONS):
             packages.drop_column(name)
-    with op.batch_alter_table("agents") as agents:
+    with op.batch_alter_table("agents", reflect_kwargs=REFLECTION) as agents:
         agents.drop_constraint(op.f("ck_agents_status"), type_="check")
         agents.create_check_constraint(op.f("ck_agents_status"), _in("status", OLD_STATUSES))
         for name in COUNTERS:
             agents.drop_column(name)
-    for table in ("command_statements", "command_subjects", "commands", "plans"):
+    for table in ("command_statements", "command_deliveries", "command_subjects", "commands", "plans"):
         op.drop_table(table)
 
 
@@ -235,6 +249,25 @@ def _create_commands() -> None:
         *_tenant("command_subjects"),
     )
     op.create_index(op.f("ix_command_subjects_command_id"), "command_subjects", ["command_id"], unique=False)
+    op.create_table(
+        "command_deliveries",
+        *_ids(),
+        sa.Column("command_id", GUID(length=16), nullable=False),
+        _moment("at", nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("gen", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("body", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["command_id"],
+            ["commands.id"],
+            name=op.f("fk_command_deliveries_command_id_commands"),
+            ondelete="CASCADE",
+        ),
+        sa.UniqueConstraint("agent_id", "epoch", "gen", "seq", name=op.f("uq_command_deliveries_agent_id")),
+        *_tenant("command_deliveries"),
+    )
+    op.create_index(op.f("ix_command_deliveries_command_id"), "command_deliveries", ["command_id"], unique=False)
     op.create_table(
         "command_statements",
         *_ids(),
