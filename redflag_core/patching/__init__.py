@@ -12,20 +12,23 @@ from redflag_core.patching.plan import (
     check_name,
 )
 from redflag_core.patching.plan_states import PlanState
-from redflag_core.patching.states import ALLOWED, DECIDABLE, MOVES, Move, can, move
+from redflag_core.patching.states import ALLOWED, DECIDABLE, DECISIONS, MOVES, Decision, Move, Sighting, can, move
 
 __all__ = [
     "ALLOWED",
     "DECIDABLE",
+    "DECISIONS",
     "MOVES",
     "ApprovalReason",
     "Change",
     "ChangeKind",
+    "Decision",
     "Limits",
     "LocalWindow",
     "Move",
     "PackageTarget",
     "PlanState",
+    "Sighting",
     "Transaction",
     "beyond_routine",
     "can",

@@ -3,6 +3,9 @@ How a scan changes what is known of a package.
 
 Two rules hold for the whole file. A rescan never resets what people decided or what is being done. And not knowing
 is a state of its own: a failed scan makes packages `unknown`, it never makes them look up to date.
+
+What people, plans and installations change is in `redflag_core.patching.states`, together with the table of every
+change of state that there is: those that `fold` makes are read from this file into it.
 """
 
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from typing import Final
 
 from redflag_core.scanning.model import (
     PENDING_STATES,
+    Package,
     PackageKey,
     PackageState,
     ScanReport,
@@ -17,7 +21,7 @@ from redflag_core.scanning.model import (
     index_packages,
 )
 
-_RUNNING: Final = frozenset({PackageState.PLANNING, PackageState.INSTALLING, PackageState.REBOOT_PENDING})
+RUNNING: Final = frozenset({PackageState.PLANNING, PackageState.INSTALLING, PackageState.REBOOT_PENDING})
 """Something is being done: only its own result ends it. A scan in the middle of it may see anything."""
 
 _ANSWERED: Final = frozenset(
@@ -34,7 +38,14 @@ _ANSWERED: Final = frozenset(
 _OUTLIVES_FAILURE: Final = _ANSWERED | {PackageState.EXCLUDED, PackageState.NOT_APPLICABLE}
 
 
-def fold(previous: PackageState | None, observed: PackageState | None, *, scan_ok: bool) -> PackageState:
+def is_damaged(package: Package) -> bool:
+    """Whether the newest version is there and the manager has not finished with it: else there is no reason."""
+    return package.state is PackageState.CURRENT and package.reason is not None
+
+
+def fold(
+    previous: PackageState | None, observed: PackageState | None, *, scan_ok: bool, damaged: bool = False
+) -> PackageState:
     """
     State of a package after a scan.
 
@@ -42,25 +53,28 @@ def fold(previous: PackageState | None, observed: PackageState | None, *, scan_o
         previous: State before, None for a package that was never seen.
         observed: What the scan says, None when it does not list the package. Means nothing after a failed scan.
         scan_ok: Whether the scan succeeded.
+        damaged: See `is_damaged`: an installation that failed half-way is not over because its version is there.
 
     Returns:
         The new state. A package that a successful scan does not list is closed (`not_applicable`); one that
         appears again opens again, as what it is seen to be.
     """
-    if previous in _RUNNING:
+    if previous in RUNNING:
         return previous
     if not scan_ok:
         return previous if previous in _OUTLIVES_FAILURE else PackageState.UNKNOWN
     if observed is None:
         return PackageState.NOT_APPLICABLE
-    return _after_sighting(previous, observed)
+    return _after_sighting(previous, observed, damaged=damaged)
 
 
-def _after_sighting(previous: PackageState | None, observed: PackageState) -> PackageState:
+def _after_sighting(previous: PackageState | None, observed: PackageState, *, damaged: bool) -> PackageState:
     # An exclusion is about the package, not about one update: it must still hold when the next update comes.
     if previous is PackageState.EXCLUDED:
         return previous
     if previous in _ANSWERED and observed in PENDING_STATES:
+        return previous
+    if previous is PackageState.FAILED and damaged:
         return previous
     if previous is PackageState.INSTALLED and observed is PackageState.CURRENT:
         return previous
@@ -78,6 +92,11 @@ def fold_report(known: Mapping[PackageKey, PackageState], report: ScanReport) ->
     seen = index_packages(report.packages)
     scan_ok = report.status is ScanStatus.OK
     return {
-        key: fold(known.get(key), seen[key].state if key in seen else None, scan_ok=scan_ok)
-        for key in known.keys() | seen.keys()
+        key: _fold_package(known.get(key), seen.get(key), scan_ok=scan_ok) for key in known.keys() | seen.keys()
     }
+
+
+def _fold_package(previous: PackageState | None, package: Package | None, *, scan_ok: bool) -> PackageState:
+    if package is None:
+        return fold(previous, None, scan_ok=scan_ok)
+    return fold(previous, package.state, scan_ok=scan_ok, damaged=is_damaged(package))

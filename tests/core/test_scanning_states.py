@@ -15,7 +15,8 @@ from redflag_core.scanning import (
     fold,
     fold_report,
 )
-from redflag_core.scanning.states import _ANSWERED, _RUNNING
+from redflag_core.scanning.states import _ANSWERED
+from redflag_core.scanning.states import RUNNING as _RUNNING
 
 BY_SCAN = sorted(SCANNED_STATES)
 PENDING = sorted(PENDING_STATES)
