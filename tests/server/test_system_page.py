@@ -143,6 +143,8 @@ async def test_a_full_file_system_is_an_alarm(look, changes, full):
 
     assert full == ("1 file system is full : /data" in words(page))
     assert full == ('<span class="badge alarm">full</span>' in page)
+    (bar, *_) = re.findall(r'<meter[^>]* low="(\d+)"[^>]* value="(\d+)"', page)[-1:]
+    assert full == (int(bar[1]) > int(bar[0]))
 
 
 @pytest.mark.parametrize(
