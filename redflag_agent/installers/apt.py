@@ -93,6 +93,8 @@ class AptInstaller:
         _check_routine(transaction)
         async with self._tools() as tools:
             machine = await _machine(tools)
+            if any(change.before != _version(change, machine) for change in transaction.changes):
+                raise PlanDriftedError("other versions are installed than when this was planned")
             specs = [_spec(change, tools.native) for change in transaction.changes]
             again = await _simulate(tools, machine, _requested(transaction), specs)
             if again.plan_hash != transaction.plan_hash:
@@ -219,6 +221,11 @@ def _requested(transaction: Transaction) -> list[tuple[PackageKey, str]]:
 
 def _spec(change: Change, native: str) -> str:
     return spec_of(change.name, change.arch, change.after or "", native)
+
+
+def _version(change: Change, machine: Machine) -> str | None:
+    package = machine.installed.get((change.name, change.arch))
+    return None if package is None else package.version
 
 
 def _label(change: Change, machine: Machine) -> str | None:
