@@ -24,7 +24,7 @@ def measure() -> Iterator[str]:
             server(installation.data, int(installation.url.rpartition(":")[2])),
             run_agent(data, installation.token()) as agent,
         ):
-            agent.event("report_accepted")
+            agent.event("report_accepted", scanner="apt")
             before = _cpu_seconds(agent.process.pid)
             time.sleep(SECONDS)
             used = _cpu_seconds(agent.process.pid) - before
