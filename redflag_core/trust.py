@@ -170,9 +170,23 @@ def verify_bundle(
         raise RollbackError(f"trust bundle {bundle.version} is older than the one held ({held_version})")
     if not bundle.iat <= bundle.not_after <= bundle.iat + BUNDLE_LIFETIME:
         raise ExpiredError("the trust bundle claims a longer validity than is allowed")
+    check_bundle_end(bundle, now=now)
+    return bundle
+
+
+def check_bundle_end(bundle: TrustBundle, *, now: datetime) -> None:
+    """
+    Refuse a bundle that is past its end. Checked when it arrives, and again whenever somebody relies on it.
+
+    Args:
+        bundle: Verified bundle.
+        now: Current time, aware UTC.
+
+    Raises:
+        ExpiredError: It is.
+    """
     if unix(now) > bundle.not_after:
         raise ExpiredError("the trust bundle is past its end: the server must renew it")
-    return bundle
 
 
 def bundle_digest(wire: bytes) -> str:

@@ -8,5 +8,15 @@ few methods of `Executor`: plain values in, signed bytes out.
 from redflag_agent.executor.commander import Commander, OnError, Rescan, Undelivered
 from redflag_agent.executor.identity import Evidence, Executor
 from redflag_agent.executor.journal import Journal
+from redflag_agent.executor.local import LocalCommander
 
-__all__ = ["Commander", "Evidence", "Executor", "Journal", "OnError", "Rescan", "Undelivered"]
+__all__ = [
+    "Commander",
+    "Evidence",
+    "Executor",
+    "Journal",
+    "LocalCommander",
+    "OnError",
+    "Rescan",
+    "Undelivered",
+]

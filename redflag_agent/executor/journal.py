@@ -7,9 +7,10 @@ the database refuses the rest by itself. Ids stay for ever: a command that comes
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -287,12 +288,12 @@ class Page:
         """When changes were started, at least those of the last day, unix seconds."""
         return [int(row[0]) for row in self.db.execute("SELECT started_at FROM starts")]
 
-    def start_repair(self, cmd_id: str) -> int:
-        """Count one more repair of a command, and return its number."""
+    def note_repair(self, cmd_id: str, number: int) -> None:
+        """Claim the one start of a repair: the *number*-th after the interruption of a command."""
         self.db.execute(
-            "UPDATE commands SET repairs = repairs + 1 WHERE cmd_id = ? AND state = 'starting'", (cmd_id,)
+            "UPDATE commands SET repairs = ? WHERE cmd_id = ? AND state = 'starting' AND repairs = ?",
+            (number, cmd_id, number - 1),
         )
-        return int(self._value("SELECT repairs FROM commands WHERE cmd_id = ?", cmd_id))
 
     def end(self, cmd_id: str, envelope: bytes, *, outcome: Outcome, code: str | None, at: int) -> bool:
         """
@@ -343,12 +344,14 @@ class Page:
         self.db.execute("UPDATE statements SET delivered = 0 WHERE id = ?", (row[0],))
         return bytes(row[1])
 
-    def undelivered(self, most: int) -> Sequence[Kept]:
-        """The oldest *most* statements that the server has not got."""
+    def undelivered(self, most: int, *, skip: Collection[int] = ()) -> Sequence[Kept]:
+        """The oldest *most* statements that the server has not got, apart from those to *skip*."""
         rows = self.db.execute(
-            "SELECT id, cmd_id, envelope FROM statements WHERE NOT delivered ORDER BY id LIMIT ?", (most,)
+            "SELECT id, cmd_id, envelope FROM statements WHERE NOT delivered ORDER BY id LIMIT ?",
+            (most + len(skip),),
         )
-        return [Kept(number, cmd_id, bytes(envelope)) for number, cmd_id, envelope in rows]
+        kept = (Kept(number, cmd_id, bytes(envelope)) for number, cmd_id, envelope in rows)
+        return list(islice((each for each in kept if each.id not in skip), most))
 
     def owed(self) -> int:
         """How many statements the server has not got, those that open commands will bring included."""
@@ -373,14 +376,22 @@ class Page:
         self.db.execute(f"DELETE FROM statements WHERE delivered AND {kinds} AND made_at < ?", (old,))  # noqa: S608
         self.db.execute("UPDATE commands SET detail = NULL WHERE detail IS NOT NULL AND ended_at < ?", (old,))
 
-    def settled(self, before: int) -> frozenset[str]:
-        """Commands that ended before *before* (unix seconds) and whose result the server has."""
-        rows = self.db.execute(
-            "SELECT cmd_id FROM commands WHERE state = 'done' AND ended_at < ? AND NOT EXISTS"
-            " (SELECT 1 FROM statements WHERE cmd_id = commands.cmd_id AND NOT delivered)",
-            (before,),
-        )
-        return frozenset(row[0] for row in rows)
+    def settled(self, cmd_ids: Collection[str]) -> Mapping[str, int]:
+        """
+        Which of these commands have ended for good: the server has what is to be said, or the journal knows none.
+
+        Returns:
+            When each ended, unix seconds; 0 for one that is not in the journal.
+        """
+        found = {}
+        for cmd_id in cmd_ids:
+            entry = self.find(cmd_id)
+            owed = "SELECT 1 FROM statements WHERE cmd_id = ? AND NOT delivered"
+            if entry is None:
+                found[cmd_id] = 0
+            elif entry.ended_at is not None and self._value(owed, cmd_id) is None:
+                found[cmd_id] = entry.ended_at
+        return found
 
     def clear(self) -> None:
         """Forget the commands: they were another identity's. Today's starts stay: they were this machine's."""
