@@ -3,7 +3,7 @@ The APT installer: plans with a simulation, and says how exactly that plan is ca
 
 It asks apt and dpkg and starts no change. A name or version from a server is compared with the machine's own
 inventory and repositories first (`redflag_agent.installers.apt_plan`). What a transaction is allowed to be is
-decided by `redflag_core.patching.beyond_routine`.
+decided by `redflag_core.patching.check_apply`.
 """
 
 import tempfile
@@ -38,8 +38,8 @@ from redflag_agent.scanners.apt_tools import (
     find_tool,
     open_tools,
 )
-from redflag_core.errors import NeedsApprovalError, PlanDriftedError, ScanError
-from redflag_core.patching import Change, PackageTarget, Transaction, beyond_routine
+from redflag_core.errors import PlanDriftedError, ScanError
+from redflag_core.patching import Change, PackageTarget, Transaction, check_apply
 from redflag_core.scanning import PackageKey
 from redflag_core.statements import PackageOutcome
 
@@ -90,15 +90,14 @@ class AptInstaller:
             PlanDriftedError: The command would do something else by now.
             ScanError: apt or dpkg cannot tell.
         """
-        _check_routine(transaction)
+        check_apply(transaction, plan_hash=transaction.plan_hash)
         async with self._tools() as tools:
             machine = await _machine(tools)
             if any(change.before != _version(change, machine) for change in transaction.changes):
                 raise PlanDriftedError("other versions are installed than when this was planned")
             specs = [_spec(change, tools.native) for change in transaction.changes]
             again = await _simulate(tools, machine, _requested(transaction), specs)
-            if again.plan_hash != transaction.plan_hash:
-                raise PlanDriftedError("installing these versions would not change what was planned any more")
+            check_apply(again, plan_hash=transaction.plan_hash)
             return await self._steps(tools, machine, transaction.changes, specs)
 
     async def _steps(
@@ -152,12 +151,6 @@ class AptInstaller:
                 yield await open_tools(env, timeout=self.timeout, cache=Path(cache))
         except process.ProcessError as error:
             raise ScanError(error.message) from error
-
-
-def _check_routine(transaction: Transaction) -> None:
-    if reasons := beyond_routine(transaction):
-        words = ", ".join(sorted(reason.value.replace("_", " ") for reason in reasons))
-        raise NeedsApprovalError(f"this goes beyond a routine update: {words}")
 
 
 def _program(name: str, tools: AptTools) -> str:

@@ -785,7 +785,7 @@ async def test_there_are_no_steps_beyond_routine(apt_bed):
             await installer.steps(planned)
         refused[reason] = caught.value.message
 
-    assert {reason: f"this goes beyond a routine update: {reason}" for reason in beyond} == refused
+    assert {reason: f"this change needs an operator's signed approval: {reason}" for reason in beyond} == refused
 
 
 @pytest.mark.parametrize("what", ["dependency", "version", "hold"])
