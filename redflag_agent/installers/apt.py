@@ -20,6 +20,7 @@ from redflag_agent.installers.apt_locks import is_held, locks_of
 from redflag_agent.installers.apt_plan import (
     Evidence,
     Machine,
+    check_simulation,
     judge,
     label_of,
     labels_of,
@@ -151,6 +152,8 @@ class AptInstaller:
                 yield await open_tools(env, timeout=self.timeout, cache=Path(cache))
         except process.ProcessError as error:
             raise ScanError(error.message) from error
+        except OSError as error:
+            raise ScanError(f"cannot look at {error.filename}: {error.strerror}") from error
 
 
 def _program(name: str, tools: AptTools) -> str:
@@ -185,6 +188,7 @@ async def _simulate(
 ) -> Transaction:
     """What ``apt-get install`` with *specs* would do."""
     simulation, _ = await tools.simulate(*SHOW_ALL, *EXACTLY, "install", *specs)
+    check_simulation(simulation)
     try:
         return transaction_of(requested, simulation, machine, await _evidence(tools, machine, simulation))
     except ValueError:

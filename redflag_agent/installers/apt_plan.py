@@ -204,6 +204,18 @@ def transaction_of(
     )
 
 
+def check_simulation(simulation: Simulation) -> None:
+    """
+    Refuse what a repository could have made up to be taken for an option of a tool that is asked about it next.
+
+    Raises:
+        ScanError: A name or version has a form that tools cannot be given.
+    """
+    plans = (*simulation.upgrades.values(), *simulation.new.values())
+    if not all(is_name(plan.label) and is_version(plan.version) for plan in plans):
+        raise ScanError("a repository has a package whose name or version cannot be given to apt")
+
+
 def labels_of(simulation: Simulation) -> list[str]:
     """What a simulation would bring, by label."""
     return [*simulation.upgrades, *simulation.new]
@@ -222,8 +234,6 @@ def _brought(plan: Planned, machine: Machine, evidence: Evidence) -> Change:
     package = machine.labels.get(plan.label)
     if plan.installed != (None if package is None else package.version):
         raise ScanError(f"apt and dpkg do not agree about {plan.label}: packages are being changed")
-    if plan.installed == plan.version:
-        raise ScanError(f"{plan.label} is damaged: run `apt-get install --reinstall {plan.label}` as root first")
     return Change(
         name=plan.label.partition(":")[0],
         # A package may change its architecture with its version: people know it by the one it has.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -429,6 +430,14 @@ async def test_a_machine_without_apt_has_no_plan(shared_apt_bed, monkeypatch):
             await asked
 
 
+async def test_a_full_or_missing_temporary_directory_is_an_error_that_callers_expect(shared_apt_bed, monkeypatch):
+    """Where nothing can be written down there is no plan, and the place is named."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+
+    with pytest.raises(ScanError, match="cannot look at /nowhere"):
+        await plan(shared_apt_bed, target("rf-local"))
+
+
 async def test_a_missing_dpkg_is_named_by_the_repair(apt_bed, monkeypatch):
     """A step without a program is never made."""
     monkeypatch.setattr(process, "DEFAULT_PATH", "/nowhere")
@@ -665,6 +674,34 @@ async def test_a_repair_finishes_what_was_left_half_done(apt_bed, tmp_path):
     after = await installer.look([order])
     assert ({"rf-conffile": "installed"}, ()) == (outcomes(after.packages), after.damaged)
     assert "changed by the admin" in (apt_bed.root / "etc/rf-conffile.conf").read_text()
+
+
+async def test_a_package_that_was_damaged_before_is_no_change_and_is_named_afterwards(apt_bed, tmp_path):
+    """An update of another package does all it should; apt tries the damaged one again and fails because of it."""
+    run(await steps(apt_bed, target("rf-badpost")), tmp_path)
+    order = target("rf-local")
+    planned = await transaction(apt_bed, order)
+
+    (ran,) = run(await installer_of(apt_bed).steps(planned), tmp_path)
+
+    after = await installer_of(apt_bed).look([order])
+    assert ({"rf-local:all": "upgrade"}, 100) == (kinds(planned), ran.status)
+    assert ({"rf-local": "installed"}, ("rf-badpost",)) == (outcomes(after.packages), after.damaged)
+
+
+async def test_a_package_that_cannot_be_mended_ends_the_plan_in_apts_words(apt_bed):
+    """While a package has to be installed anew and its file is nowhere, apt plans nothing at all."""
+    status = apt_bed.admindir / "status"
+    text = status.read_text()
+    start = text.index("Package: rf-uptodate\n")
+    end = text.index("\n\n", start)
+    record = (
+        text[start:end].replace("install ok installed", "install reinstreq half-installed").replace(V1, "9.9-1")
+    )
+    status.write_text(text[:start] + record + text[end:])
+
+    with pytest.raises(ScanError, match="rf-uptodate needs to be reinstalled"):
+        await plan(apt_bed, target("rf-local"))
 
 
 async def test_a_repair_is_dpkgs_own_and_removes_nothing(shared_apt_bed):
@@ -1059,6 +1096,29 @@ async def test_a_version_whose_end_apt_would_take_for_an_order_is_refused(apt_be
         result.outcome,
         result.reason,
     )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Inst -oDPkg::Pre-Invoke::=x (2.0 Debian:12/stable [all])",
+        "Inst rf-dep-new (--pre-invoke=x Debian:12/stable [all])",
+        "Inst rf-dep-new (2.0- Debian:12/stable [all])",
+        "Inst rf-dep-new=1 (2.0 Debian:12/stable [all])",
+    ],
+)
+async def test_a_hostile_repository_cannot_name_an_option(apt_bed, line):
+    """What a package list may call a dependency is looked at before a tool is asked about it."""
+    path = apt_bed.bin / "apt-get"
+    real = path.read_text().replace("exec ", "", 1)
+    path.write_text(f'{real}[ "$1" != -s ] || echo "{line}"\n')
+
+    with traced(apt_bed) as calls, pytest.raises(ScanError, match="name or version cannot be given to apt"):
+        await plan(apt_bed, target("rf-local"))
+
+    words = {word for call in calls for word in call}
+    assert f"rf-local:{apt_bed.native}={V2}" in words
+    assert set() == words & {line.split()[1], line.split()[2].removeprefix("(")} - {"rf-dep-new"}
 
 
 async def test_tools_receive_only_what_the_machine_knows(apt_bed, tmp_path):
