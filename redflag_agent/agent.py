@@ -4,27 +4,26 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import attrs
 
 from redflag_agent.address import Address
 from redflag_agent.answers import ServerRefusedError, ThrottledError
+from redflag_agent.assembly import Opened, assemble
 from redflag_agent.connection import environment_proxy, open_http
 from redflag_agent.data_dir import DataDirectory
 from redflag_agent.database import Database
-from redflag_agent.delivery import Delivery
-from redflag_agent.error_log import ErrorLog
-from redflag_agent.executor import Journal
+from redflag_agent.executor import Commander, Journal, LocalCommander, OnError, Rescan
 from redflag_agent.identity import Identity, open_identity, renew_identity
-from redflag_agent.outbox import Outbox
+from redflag_agent.installers.model import Installer
 from redflag_agent.pace import pause_after
 from redflag_agent.progress import Tell, line
 from redflag_agent.register import pins_of, register
 from redflag_agent.runner import Runner
-from redflag_agent.scans import scanner_runs
 from redflag_agent.settings import FROM_ENVIRONMENT, AgentSettings
 from redflag_agent.state import Pins, StateFile
-from redflag_agent.tokens import Tokens, member
+from redflag_agent.tokens import member
 from redflag_agent.transport import ServerClient
 from redflag_agent.trust import TrustStore
 from redflag_agent.waiting import Sleep, pause
@@ -47,6 +46,7 @@ class Surroundings:
         entropy: Unpredictable bytes.
         machine: Reads this machine's ids.
         scanners: What can be scanned here.
+        installers: The package managers that can be used here.
         sleep: How to wait.
         tell: Told what happens.
     """
@@ -55,6 +55,7 @@ class Surroundings:
     entropy: Entropy
     machine: MachineIdentity
     scanners: Sequence[Scanner]
+    installers: Sequence[Installer]
     sleep: Sleep
     tell: Tell
 
@@ -129,7 +130,7 @@ class Agent:
 
     async def run_once(self, token: RegistrationToken | None = None) -> None:
         """
-        Register if need be, scan everything once, and deliver it.
+        Register if need be, scan everything once, carry out what is ordered, and deliver all of it.
 
         Raises:
             RedFlagError: It could not be delivered.
@@ -172,35 +173,30 @@ class Agent:
             yield ServerClient(addresses, http, self.identity.agent_key, around.clock, around.entropy)
 
     def _runner(self, client: ServerClient) -> Runner:
-        around, outbox = self.around, Outbox(self.database)
-        errors = ErrorLog(self.database, clock=around.clock, entropy=around.entropy)
-        tokens = Tokens(client, self.state, self.identity.executor, around.clock, around.entropy)
-        delivery = Delivery(
-            tokens=tokens,
+        around, trust = self.around, self._trust_store()
+        opened = Opened(
+            client=client,
             state=self.state,
             executor=self.identity.executor,
-            trust=self._trust_store(),
-            outbox=outbox,
-            errors=errors,
+            trust=trust,
+            database=self.database,
             clock=around.clock,
-            entropy=around.entropy,
-            tell=around.tell,
-        )
-        scans = scanner_runs(
-            around.scanners,
-            self.settings.policy,
-            clock=around.clock,
-            on_error=lambda name, error: errors.record(f"scanner.{name}", error),
-        )
-        return Runner(
-            delivery=delivery,
-            scans=scans,
-            outbox=outbox,
-            errors=errors,
-            state=self.state,
             entropy=around.entropy,
             sleep=around.sleep,
             tell=around.tell,
+        )
+        return assemble(opened, around.scanners, self.settings.policy, partial(self._commander, trust))
+
+    def _commander(self, trust: TrustStore, rescan: Rescan, on_error: OnError) -> Commander:
+        return LocalCommander(
+            self.directory,
+            self.state,
+            self.identity.executor,
+            held=trust.held,
+            installers=self.around.installers,
+            rescan=rescan,
+            on_error=on_error,
+            sleep=self.around.sleep,
         )
 
     def _trust_store(self) -> TrustStore:

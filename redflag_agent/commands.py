@@ -27,6 +27,7 @@ from redflag_core.system import SystemClock, SystemEntropy
 
 if TYPE_CHECKING:
     from redflag_agent.agent import Surroundings
+    from redflag_agent.installers.model import Installer
 
 
 def register_agent(data: Path, settings: AgentSettings, token: RegistrationToken, *, anew: bool) -> str:
@@ -112,6 +113,16 @@ def usable_scanners(settings: AgentSettings) -> tuple[Scanner, ...]:
     return (scanner, *machine) if scanner.is_usable() else machine
 
 
+def usable_installers(settings: AgentSettings) -> "tuple[Installer, ...]":
+    """The package managers of this machine that this release can change packages with."""
+    from redflag_agent.installers.apt import AptInstaller  # noqa: PLC0415  (scanning changes nothing)
+
+    apt = settings.apt
+    config, prefix = (Path(path) if path else None for path in (apt.config, apt.path_prefix))
+    has_apt = AptScanner(clock=SystemClock(), apt_config=config, path_prefix=prefix).is_usable()
+    return (AptInstaller(apt_config=config, path_prefix=prefix),) if has_apt else ()
+
+
 def _show(report: ScanReport) -> list[str]:
     if report.status is not ScanStatus.OK:
         return [f"{report.scanner}: failed: {report.error}"]
@@ -144,6 +155,7 @@ def _surroundings(settings: AgentSettings, tell: Tell) -> "Surroundings":
         entropy=SystemEntropy(),
         machine=LinuxMachine(),
         scanners=usable_scanners(settings),
+        installers=usable_installers(settings),
         sleep=asyncio.sleep,
         tell=tell,
     )

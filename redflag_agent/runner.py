@@ -1,36 +1,24 @@
 """
-The loop of the agent: scanners at their own pace, rounds with the server at its pace, and an orderly end.
+What runs in an agent: the loops beside each other, from the start to an orderly end.
 
-Nothing here decides: the core says which scanner is due, whether a call is worth repeating and what a package's
-state is. A round that fails leaves everything in the outbox and comes back later.
+Scanners at their own pace, one loop that asks the server, one that delivers, and the commander at its work.
+Nothing here decides; a loop that ends with a bug ends the others, and whoever started the agent sees the bug.
 """
 
 import asyncio
-import logging
-import traceback
-import uuid
-from collections import Counter
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import attrs
 
-from redflag_agent.answers import AnswerError
-from redflag_agent.database import OutboxError
+from redflag_agent.check_in import CheckIns
 from redflag_agent.delivery import Delivery
-from redflag_agent.error_log import ErrorLog
-from redflag_agent.outbox import Outbox
-from redflag_agent.pace import needs_operator, pause_after
-from redflag_agent.progress import Tell, line
-from redflag_agent.scans import ScannerRun, run_all
-from redflag_agent.state import StateFile
-from redflag_agent.waiting import Sleep, pause
-from redflag_core.errors import CircuitOpenError, RedFlagError
-from redflag_core.ports import Entropy
-from redflag_core.resilience import random_fraction
-from redflag_core.scanning import PENDING_STATES, ScanReport
-
-log = logging.getLogger(__name__)
+from redflag_agent.executor.commander import Commander
+from redflag_agent.failures import Failures
+from redflag_agent.orders import hand_over
+from redflag_agent.polling import Polling
+from redflag_agent.scanning import Scanning
+from redflag_agent.sending import Sending
 
 GRACE: Final = 3.0
 """Seconds for the request under way when the agent is told to stop; with ending the children it is below 5."""
@@ -42,142 +30,97 @@ class Runner:
     What runs until it is told to stop.
 
     Args:
-        delivery: One round with the server.
-        scans: The scanners by name.
-        outbox: Where their reports wait.
-        errors: Errors on their way.
-        state: Where the server's refusals are remembered.
-        entropy: Draws report ids and jitter.
-        sleep: How to wait.
-        tell: Told what happens.
+        scanning: The scanners.
+        check_ins: Asks the server.
+        delivery: Brings it what it has not got.
+        polling: The loop that asks.
+        sending: The loop that delivers.
+        commander: Carries commands out.
+        failures: Where failures are told.
     """
 
+    scanning: Scanning
+    check_ins: CheckIns
     delivery: Delivery
-    scans: Mapping[str, ScannerRun]
-    outbox: Outbox
-    errors: ErrorLog
-    state: StateFile
-    entropy: Entropy
-    sleep: Sleep
-    tell: Tell
-    _news: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
-    _failures: int = attrs.field(default=0, init=False)
+    polling: Polling
+    sending: Sending
+    commander: Commander
+    failures: Failures
 
     async def run(self, stop: asyncio.Event) -> None:
         """
-        Scan and talk until *stop* is set; then end within seconds, children included.
+        Run every loop until *stop* is set; then end within seconds, children included.
 
         Raises:
             Exception: A bug ended one of the loops, and with it the others.
         """
-        scanning = [asyncio.create_task(self._scan_loop(run, stop)) for run in self.scans.values()]
-        talking = asyncio.create_task(self._talk_loop(stop))
-        for loop in (*scanning, talking):
-            loop.add_done_callback(lambda task: stop.set() if _failed(task) else None)
+        scans = [_begin(self.scanning.loop(name, stop), stop) for name in self.scanning.scans]
+        others = [
+            _begin(loop, stop)
+            for loop in (self.polling.loop(stop), self.sending.loop(stop), self.commander.work(stop))
+        ]
         try:
             await stop.wait()
         finally:
-            for loop in scanning:
-                loop.cancel()
-            await asyncio.wait([talking], timeout=GRACE)
-            talking.cancel()
-            ends = await asyncio.gather(*scanning, talking, return_exceptions=True)
+            for task in scans:
+                task.cancel()
+            await asyncio.wait(others, timeout=GRACE)
+            for task in others:
+                task.cancel()
+            ends = await asyncio.gather(*scans, *others, return_exceptions=True)
         for end in ends:
             if isinstance(end, Exception):
                 raise end
 
     async def run_once(self) -> None:
         """
-        Scan everything once and deliver it.
+        Scan everything once, check in, carry out what is ordered, and deliver all of it.
 
         Raises:
-            RedFlagError: It could not be delivered; it is in the outbox.
+            RedFlagError: It could not be delivered; what was found and done is kept for the next time.
         """
-        for name in self.scans:
-            self.tell("scan_started", scanner=name)
-        for report in await run_all(self.scans):
-            self._keep(report)
-        await self.delivery.round()
-
-    async def turn(self) -> tuple[float, bool]:
-        """
-        One round, whatever comes of it.
-
-        Returns:
-            Seconds until the next, and whether this one succeeded.
-        """
+        await self.scanning.scan_all()
         try:
-            wait = await self.delivery.round()
-        except Exception as error:  # a round that fails in any way must not end the agent
-            self._failures += 1
-            wait = pause_after(error, failures=self._failures, fraction=random_fraction(self.entropy))
-            self._note(error, wait)
-            return wait, False
-        self._failures = 0
-        return wait, True
+            answer = await self.check_ins.check_in()
+            await hand_over(answer.commands, self.commander, self.failures)
+            await self.delivery.send()
+            if self.commander.busy():
+                await self._finish()
+                # What was done has changed what there is to see.
+                await self.scanning.scan_all()
+            await self.delivery.send()
+        except Exception as error:
+            self.failures.note("server", error)
+            raise
 
-    async def _talk_loop(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            self._news.clear()
-            wait, succeeded = await self.turn()
-            # News do not cut the pause after a failure short: that would undo the spreading.
-            await pause(wait, *([stop, self._news] if succeeded else [stop]), sleep=self.sleep)
-
-    async def _scan_loop(self, run: ScannerRun, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            wait = run.seconds_until_due()
-            if wait is None:
-                return
-            if wait > 0:
-                await pause(wait, stop, sleep=self.sleep)
-                continue
-            self.tell("scan_started", scanner=run.scanner.name)
-            if self._keep(await run.run()):
-                self._news.set()
-
-    def _keep(self, report: ScanReport) -> bool:
-        """Put a report into the outbox; whether there is something to tell the server."""
-        states = Counter(package.state.value for package in report.packages)
-        facts = {
-            "scanner": report.scanner,
-            "status": report.status.value,
-            "packages": len(report.packages),
-            "pending": sum(states[state.value] for state in PENDING_STATES),
-        }
-        self.tell("scan_done", **facts, by_state=dict(states), error=report.error, warnings=list(report.warnings))
-        log.info(line("scan_done", **facts, ms=report.duration_ms, error=report.error))
+    async def _finish(self) -> None:
+        """Let the commander work until nothing that it accepted is left."""
+        stop = asyncio.Event()
+        work = asyncio.ensure_future(self.commander.work(stop))
         try:
-            return self.outbox.record_scan(
-                report, report_id=str(uuid.UUID(bytes=self.entropy.token(16), version=4))
-            )
-        except OutboxError as error:
-            self._log("outbox", error)
-            return False
-
-    def _note(self, error: Exception, wait: float) -> None:
-        self._log("server", error, wait=round(wait))
-        self.tell("error", **_facts(error))
-        try:
-            if not isinstance(error, CircuitOpenError):  # it only says that the failures before it were too many
-                self.errors.record("server", error)
-            if needs_operator(error) and isinstance(error, AnswerError):
-                self.state.update(status=error.problem, status_detail=error.detail)
-        except RedFlagError as second:
-            self._log("outbox", second)
-
-    def _log(self, subsystem: str, error: Exception, **facts: object) -> None:
-        stack = None
-        if not isinstance(error, RedFlagError):
-            stack = "".join(traceback.format_tb(error.__traceback__))
-        log.warning(line("failed", subsystem=subsystem, **_facts(error), **facts, stack=stack))
+            while self.commander.busy() and not work.done():
+                self.commander.news.clear()
+                if self.commander.busy():
+                    await _first(work, self.commander.news.wait())
+            stop.set()
+            await work
+        finally:
+            work.cancel()
 
 
-def _facts(error: Exception) -> dict[str, str]:
-    """What may be told of an error: a sentence only if it was written for people."""
-    if isinstance(error, RedFlagError):
-        code = error.problem if isinstance(error, AnswerError) else error.code
-        return {"code": code, "detail": error.message}
-    return {"code": "unexpected", "detail": type(error).__name__}
+def _begin(loop: Coroutine[Any, Any, None], stop: asyncio.Event) -> "asyncio.Task[None]":
+    task = asyncio.ensure_future(loop)
+    task.add_done_callback(lambda ended: stop.set() if _failed(ended) else None)
+    return task
+
+
+async def _first(task: "asyncio.Future[None]", other: Coroutine[Any, Any, Any]) -> None:
+    """Wait for one of the two; the second is given up then."""
+    waiting = asyncio.ensure_future(other)
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 def _failed(task: "asyncio.Task[None]") -> bool:

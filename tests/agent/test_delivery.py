@@ -1,13 +1,18 @@
 """One round with the server: what is wanted and waiting arrives, once, and as small as it can be."""
 
+import json
 from datetime import timedelta
 
 import attrs
 import pytest
 
 from redflag_agent.answers import AnswerError, ServerRefusedError, UnreachableError
+from redflag_core.encoding import b64decode
+from redflag_core.errors import MalformedError
 from redflag_core.keys import SigningKey
+from redflag_core.messages import Phase, Progress
 from redflag_core.scanning import failed_report
+from redflag_core.statements import CommandAccepted, sign_statement
 from redflag_core.testing import FrozenClock
 from redflag_core.trust import new_bundle, sign_bundle
 from tests.helpers.agents import agent_parts, failed, new_id, package, scan_report
@@ -312,6 +317,176 @@ async def test_a_server_that_lost_a_failed_scan_learns_of_it_with_the_next(tmp_p
         assert "failed" == parts.server.only_agent().statuses["apt"]
 
 
+async def stating(parts, *numbers):
+    """Register, and have these statements of the executor to deliver."""
+    await parts.register()
+    desk = parts.make_commander(None, None)
+    for number in numbers:
+        desk.state(number, statement_of(parts, number), new_id(number))
+    return desk
+
+
+def statement_of(parts, number):
+    """What the executor of *parts* signed about a command."""
+    record = parts.server.only_agent()
+    accepted = CommandAccepted(
+        server=parts.server.id,
+        agent_id=record.agent_id,
+        cmd_id=new_id(number),
+        digest="0" * 64,
+        body="0" * 64,
+        epoch=0,
+        gen=0,
+        seq=number,
+        iat=1_800_000_000,
+    )
+    return sign_statement(accepted, parts.identity.executor.key)
+
+
+def stated(server):
+    """Order numbers of the statements that the server recorded."""
+    return [statement.seq for statement in server.only_agent().statements]
+
+
+async def test_statements_go_first_and_in_their_order(tmp_path):
+    """Before reports and errors, the oldest first, and each until it is delivered."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts, 3, 1, 2)
+        parts.outbox.record_scan(scan_report(*MANY), report_id=new_id(1))
+        parts.errors.record("x", failed())
+        await parts.delivery().round()
+
+        asked = [path for path in paths(parts.server) if path not in ("/agents/register", "/agent/token")]
+        assert ["/agent/check-in", *3 * ["/agent/results"], "/agent/reports/apt", "/agent/errors"] == asked
+        assert ([1, 2, 3], {}) == (stated(parts.server), desk.waiting)
+
+
+async def test_a_statement_whose_answer_was_lost_is_sent_again_and_recorded_once(tmp_path):
+    """Nothing is taken for delivered that the server did not say it has."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts, 1)
+        parts.server.script.append(lose_answers_to(parts.server, "/results"))
+        with pytest.raises(UnreachableError):
+            await parts.delivery().round()
+        assert [1] == list(desk.waiting)
+        parts.server.script.clear()
+        parts.server.clock.advance(120)
+
+        await parts.delivery().round()
+
+        assert ([1], {}) == (stated(parts.server), desk.waiting)
+        assert 1 < len(parts.server.only_agent().envelopes)
+
+
+async def test_a_statement_that_is_refused_for_good_is_told_and_kept(tmp_path):
+    """It is passed over for a day, hides nothing that comes after it, and is never given up."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts, 1, 2, 3, 4)
+        poison = {1, 2, 3}
+        parts.server.script.append(refuse_statements(parts, poison))
+        delivery = parts.delivery()
+        await delivery.round()
+        await delivery.round()
+
+        assert ([4], poison) == (stated(parts.server), set(desk.waiting))
+        assert 4 == paths(parts.server).count("/agent/results")
+        told = [error for batch in parts.server.only_agent().errors.values() for error in batch.errors]
+        assert [("statement", 3)] == [(error.subsystem, error.count) for error in told]
+        assert {"command_conflict"} == {
+            parts.outbox.refusal(desk.waiting[number].envelope).code for number in poison
+        }
+
+        parts.server.clock.advance(86_400)
+        poison.clear()
+        await delivery.round()
+
+        assert ([4, 1, 2, 3], {}) == (stated(parts.server), desk.waiting)
+        assert parts.outbox.refusal(statement_of(parts, 1)) is None
+
+
+async def test_a_statement_that_was_refused_is_tried_again_after_a_restart(tmp_path):
+    """Whoever updates the server and the agent need not wait for a day."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts, 1)
+        poison = {1}
+        parts.server.script.append(refuse_statements(parts, poison))
+        await parts.delivery().round()
+        poison.clear()
+
+        await parts.delivery().round()
+
+        assert ([1], {}) == (stated(parts.server), desk.waiting)
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 503])
+async def test_a_statement_that_cannot_be_taken_now_waits(tmp_path, status):
+    """It is the first thing that is sent when it can be."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await stating(parts, 1)
+        later = problem(status, "not_now")
+        parts.server.script.append(lambda request: later if "/results" in request.path else None)
+        with pytest.raises(AnswerError):
+            await parts.delivery().round()
+        parts.server.script.clear()
+
+        await parts.delivery().round()
+
+        assert [1] == stated(parts.server)
+
+
+async def test_nothing_is_delivered_that_the_server_would_not_store(tmp_path):
+    """Statements of an agent that waits for approval wait with it."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts, 1)
+        desk.show(progress_of(1))
+        parts.server.only_agent().status = "hardware_changed"
+        delivery = parts.delivery()
+        await delivery.round()
+        assert 0 == sum(part in path for path in paths(parts.server) for part in ("results", "progress"))
+
+        parts.server.only_agent().status = "active"
+        await delivery.round()
+
+        assert [1] == stated(parts.server)
+
+
+def progress_of(number):
+    """How far a command is."""
+    return Progress(1, new_id(1), number, Phase.RUNNING, "installs", percent=number, lines=("Unpacking",))
+
+
+async def test_progress_is_sent_when_there_is_something_new_and_not_too_often(tmp_path):
+    """At most once a second; the latest, and nothing twice."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts)
+        delivery = parts.delivery()
+        await delivery.round()
+        for number in (1, 2, 3):
+            desk.show(progress_of(number))
+            await delivery.runner.delivery.send()
+        parts.server.clock.advance(1)
+        wait = await delivery.runner.delivery.send()
+        parts.server.clock.advance(5)
+        await delivery.runner.delivery.send()
+
+        assert [1, 3] == [progress.number for progress in parts.server.only_agent().progress]
+        assert 1.0 == wait
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+async def test_progress_that_is_refused_is_lost_without_harm(tmp_path, status):
+    """No error, no repetition: somebody watched, or not."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts)
+        refused = problem(status, "no")
+        parts.server.script.append(lambda request: refused if "/progress" in request.path else None)
+        desk.show(progress_of(1))
+        await parts.delivery().round()
+
+        assert 1 == paths(parts.server).count("/agent/progress")
+        assert parts.errors.batch() is None
+
+
 async def test_what_the_machine_is_called_is_sent_after_a_start_and_not_again(tmp_path):
     """Operating system, versions and name."""
     async with agent_parts(tmp_path / "a") as parts:
@@ -341,10 +516,6 @@ async def test_the_server_sets_the_pace_within_bounds(tmp_path):
 @pytest.mark.parametrize("field, value", [("status", "loved"), ("v", "1"), ("surprise", 1)])
 async def test_an_answer_of_another_form_is_refused(tmp_path, field, value):
     """Nothing of it is used."""
-    import json
-
-    from redflag_core.errors import MalformedError
-
     async with agent_parts(tmp_path / "a") as parts:
         delivery = await enrolled(parts)
 
@@ -384,6 +555,19 @@ async def test_a_restart_goes_on_where_it_was(tmp_path):
 
         assert ["/agent/check-in", "/agent/reports/apt"] == paths(server)
         assert ["new"] == [p.name for p in server.only_agent().reports[-1].packages]
+
+
+def refuse_statements(parts, poison):
+    """Refuse the statements with these numbers for good."""
+
+    def step(request):
+        if "/results" not in request.path:
+            return None
+        sent = b64decode(json.loads(request.body)["statement"])
+        refused = any(sent == statement_of(parts, number) for number in poison)
+        return problem(409, "command_conflict") if refused else None
+
+    return step
 
 
 def lose_answers_to(server, part):

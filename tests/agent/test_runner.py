@@ -160,10 +160,10 @@ async def test_a_bug_in_a_round_does_not_end_the_agent(tmp_path, clock):
     async with agent_parts(tmp_path / "a", StubServer(clock)) as parts:
         await parts.register()
         runner = runner_of(parts, FakeScanner(), policy=HOURLY)
-        real, runner.delivery.trust = runner.delivery.trust, None
+        real, runner.check_ins.trust = runner.check_ins.trust, None
         async with running(runner):
             await asyncio.sleep(30)
-            runner.delivery.trust = real
+            runner.check_ins.trust = real
             await asyncio.sleep(HOUR)
 
         (batch,) = parts.server.only_agent().errors.values()
@@ -249,7 +249,7 @@ async def test_a_bug_in_a_loop_ends_the_agent_with_that_bug(tmp_path, clock):
     async with agent_parts(tmp_path / "a", StubServer(clock)) as parts:
         await parts.register()
         runner = runner_of(parts, FakeScanner(), policy=HOURLY)
-        runner.outbox = None
+        runner.scanning.outbox = None
 
         with pytest.raises(AttributeError):
             await asyncio.wait_for(runner.run(asyncio.Event()), 60)

@@ -1,5 +1,7 @@
 """Access tokens and the refresh chain: nothing is lost by a kill, nothing is asked for too often."""
 
+import asyncio
+
 import attrs
 import pytest
 
@@ -114,6 +116,53 @@ async def test_a_token_that_the_server_withdrew_is_renewed_once(tmp_path):
         assert 2 == len(parts.server.only_agent().check_ins)
 
 
+async def test_requests_at_the_same_time_renew_the_token_once(tmp_path):
+    """Worn out, it is renewed by one of them; the others use what that one got. The chain does not fork."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        tokens, evidence = slow(parts).tokens, parts.identity.executor.evidence()
+
+        answers = await asyncio.gather(
+            *(tokens.post("/nowhere", b"{}", evidence) for _ in range(8)), return_exceptions=True
+        )
+
+        assert {"not_found"} == {answer.problem for answer in answers}
+        assert [1] == parts.server.only_agent().generations
+
+
+async def test_requests_whose_token_was_withdrawn_at_the_same_time_renew_it_once(tmp_path):
+    """Each got a 401 for the same token: the second to hold the lock finds a new one there."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        tokens, evidence = slow(parts).tokens, parts.identity.executor.evidence()
+        await tokens.ensure(evidence)
+        parts.server.withdraw_access_tokens()
+
+        answers = await asyncio.gather(
+            *(tokens.post("/nowhere", b"{}", evidence) for _ in range(8)), return_exceptions=True
+        )
+
+        assert {"not_found"} == {answer.problem for answer in answers}
+        assert [1, 2] == parts.server.only_agent().generations
+        assert "active" == parts.server.only_agent().status
+
+
+async def test_a_renewal_that_is_given_up_lets_the_next_one_ask_again(tmp_path):
+    """With the same pair: a check-in that was cancelled in the middle leaves neither a lock nor a fork behind."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        tokens, evidence, asked = slow(parts).tokens, parts.identity.executor.evidence(), asyncio.Event()
+        parts.server.script.append(lambda _request: asked.set())
+        first = asyncio.create_task(tokens.ensure(evidence))
+        await asked.wait()
+        first.cancel()
+
+        await tokens.ensure(evidence)
+
+        assert [1, 1] == parts.server.only_agent().generations
+        assert 1 == parts.state.state.refresh.generation
+
+
 async def test_a_server_that_refuses_every_token_is_not_hammered(tmp_path):
     """Two refusals in a row are the answer."""
     async with agent_parts(tmp_path / "a") as parts:
@@ -188,6 +237,21 @@ async def test_without_a_registration_there_is_a_sentence(tmp_path):
             await parts.delivery().round()
 
         assert [] == parts.server.requests
+
+
+def slow(parts):
+    """Let each request take some turns of the loop, so that others come in between."""
+    handle = parts.http._transport.handle_async_request
+
+    async def handle_slowly(request):
+        await asyncio.sleep(0)
+        response = await handle(request)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return response
+
+    parts.http._transport.handle_async_request = handle_slowly
+    return parts
 
 
 def pending_on_disk(parts):

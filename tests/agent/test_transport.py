@@ -1,5 +1,6 @@
 """Signed HTTP: signed anew each time, bounded, patient where it helps, and quiet where it does not."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -10,15 +11,17 @@ import httpx2
 import pytest
 
 from redflag_agent.address import parse_address
-from redflag_agent.answers import ServerRefusedError, ThrottledError, UnreachableError
+from redflag_agent.answers import ServerFailedError, ServerRefusedError, ThrottledError, UnreachableError
 from redflag_agent.connection import environment_proxy, open_http
-from redflag_agent.transport import MAX_ANSWER, ServerClient
+from redflag_agent.transport import HELD_AT_LEAST, MAX_ANSWER, PollCutError, ServerClient
+from redflag_core.commands import CommandType, ScanParams
 from redflag_core.errors import CircuitOpenError
 from redflag_core.keys import SigningKey
 from redflag_core.resilience import RetryPolicy
 from redflag_core.signed_requests import Request, verify_request
+from redflag_core.system import SystemClock
 from redflag_core.testing import START, FrozenClock, SeededEntropy
-from tests.helpers.agents import AT_ONCE
+from tests.helpers.agents import AT_ONCE, agent_parts, failed
 from tests.helpers.stub_server import StubServer, problem, serving
 
 KEY = SigningKey.from_seed(bytes([3]) * 32)
@@ -267,6 +270,76 @@ async def test_refusals_do_not_open_the_circuit():
     assert 20 == len(peer.seen)
 
 
+def after(seconds, failing):
+    """What takes that long before it fails."""
+
+    def fail(request):
+        fail.peer.clock.advance(seconds)
+        return failing(request)
+
+    fail.peer = Peer(fail)
+    return fail.peer
+
+
+def timeout(request):
+    """An answer that does not come."""
+    raise httpx2.ReadTimeout("", request=request)
+
+
+def protocol(request):
+    """A connection that ends without an answer."""
+    raise httpx2.RemoteProtocolError("", request=request)
+
+
+def refused(request):
+    """Nobody listens."""
+    raise httpx2.ConnectError("refused", request=request)
+
+
+@pytest.mark.parametrize("failing", [broken, timeout, protocol, bad(408), bad(502), bad(504), bad(524)])
+async def test_a_held_request_that_breaks_was_cut(failing):
+    """It is not repeated at once, and says nothing about the server: the circuit stays closed."""
+    peer = after(20.0, failing)
+    there = client(peer)
+    for _ in range(10):
+        with pytest.raises(PollCutError, match="cut off after 20 s"):
+            await there.post("/agent/check-in", b"{}", access_token=TOKEN, hold=50)
+
+    assert (10, True) == (len(peer.seen), there.may_hold)
+
+
+@pytest.mark.parametrize(
+    "seconds, hold, failing",
+    [
+        (HELD_AT_LEAST - 0.5, 50, broken),
+        (20.0, 0, broken),
+        (20.0, 50, refused),
+        (20.0, 50, bad(503)),
+        (20.0, 50, bad(500)),
+    ],
+)
+async def test_what_breaks_otherwise_is_a_failure(seconds, hold, failing):
+    """At once, not held, never connected, or by the server's own word: that counts as it always did."""
+    there = client(after(seconds, failing), retries=ONCE)
+    for _ in range(5):
+        with pytest.raises((UnreachableError, ServerFailedError)):
+            await there.post("/agent/check-in", b"{}", access_token=TOKEN, hold=hold)
+
+    assert not there.may_hold
+
+
+async def test_a_held_request_may_take_as_long_as_it_is_held():
+    """The time for reading is longer by that, and nothing else is."""
+    peer = Peer(ok())
+    there = client(peer)
+    await there.post("/agent/check-in", b"{}", access_token=TOKEN, hold=50)
+    await there.post("/agent/errors", b"{}", access_token=TOKEN)
+
+    held, other = (request.extensions["timeout"] for request in peer.seen)
+    assert {**other, "read": 80.0} == held
+    assert {"connect": 10.0, "read": 30.0, "write": 30.0, "pool": 30.0} == other
+
+
 async def test_addresses_are_tried_in_order_and_the_one_that_answers_is_kept():
     """The first is broken: the second is asked, and asked first from then on."""
     peer = Peer(lambda request: broken(request) if request.url.host == "a.example" else ok()(request))
@@ -346,6 +419,30 @@ async def test_the_bytes_on_a_real_socket_verify():
                 await there.post("/agent/token", json.dumps({}).encode())
 
     assert "unknown_key" == refusal.value.problem
+
+
+async def test_what_is_delivered_does_not_wait_for_a_check_in_that_is_held(tmp_path):
+    """On real connections: while the server holds one, other requests come and go beside it."""
+    server = StubServer(SystemClock())
+    server.holds = True
+    with serving(server):
+        address = parse_address(server.addresses[0])
+        async with open_http([address]) as http, agent_parts(tmp_path / "a", server, http=http) as parts:
+            await parts.register()
+            runner = parts.runner()
+            await runner.check_ins.check_in()
+            asked, loop = asyncio.Event(), asyncio.get_running_loop()
+            server.script.append(lambda _request: loop.call_soon_threadsafe(asked.set) and None)
+            held = asyncio.create_task(runner.check_ins.check_in(hold=50))
+            await asked.wait()
+            for number in range(20):
+                parts.errors.record("x", failed(f"error {number}"))
+                await runner.delivery.send()
+            assert (20, False) == (len(server.only_agent().errors), held.done())
+
+            server.order(ScanParams(), CommandType.SCAN_RUN)
+
+            assert 1 == len((await held).commands)
 
 
 async def test_nobody_there_is_a_sentence():

@@ -1,6 +1,7 @@
 """Agents for tests: a fake machine, a fake scanner, and the parts of an agent around a stub server."""
 
 import asyncio
+import contextlib
 import uuid
 from contextlib import asynccontextmanager
 
@@ -9,16 +10,17 @@ import httpx2
 
 from redflag_agent.address import parse_address
 from redflag_agent.agent import Surroundings
+from redflag_agent.assembly import MakeCommander, Opened, assemble
+from redflag_agent.check_in import pace
 from redflag_agent.data_dir import DataDirectory
 from redflag_agent.database import Database
-from redflag_agent.delivery import Delivery
 from redflag_agent.error_log import ErrorLog
-from redflag_agent.executor import Journal
+from redflag_agent.executor import Journal, Undelivered
 from redflag_agent.identity import Identity, open_identity
+from redflag_agent.orders import hand_over
 from redflag_agent.outbox import Outbox
 from redflag_agent.register import register
 from redflag_agent.runner import Runner
-from redflag_agent.scans import scanner_runs
 from redflag_agent.state import StateFile
 from redflag_agent.tokens import Tokens
 from redflag_agent.transport import ServerClient
@@ -87,11 +89,12 @@ class FakeScanner:
     async def scan(self) -> ScanReport:
         """Look now."""
         self.scans += 1
+        found = self.packages
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return scan_report(*self.packages, scanner=self.name, warnings=self.warnings)
+        return scan_report(*found, scanner=self.name, warnings=self.warnings)
 
 
 def scan_report(*packages: Package, scanner: str = "apt", warnings: tuple[str, ...] = ()) -> ScanReport:
@@ -131,6 +134,7 @@ class Parts:
     identity: Identity
     database: Database
     client: ServerClient
+    make_commander: MakeCommander
     told: list[dict] = attrs.field(factory=list)
 
     def tell(self, event, **facts) -> None:
@@ -159,19 +163,24 @@ class Parts:
         """Errors."""
         return ErrorLog(self.database, clock=self.clock, entropy=self.entropy)
 
-    def delivery(self) -> Delivery:
-        """One round with the server, as after a start."""
-        return Delivery(
-            tokens=self.tokens,
+    def runner(self, *scanners: FakeScanner, policy: ScannerPolicy | None = None) -> Runner:
+        """All loops of the agent, as after a start; waiting is the event loop's own."""
+        opened = Opened(
+            client=self.client,
             state=self.state,
             executor=self.identity.executor,
             trust=self.trust,
-            outbox=self.outbox,
-            errors=self.errors,
+            database=self.database,
             clock=self.clock,
             entropy=self.entropy,
+            sleep=asyncio.sleep,
             tell=self.tell,
         )
+        return assemble(opened, scanners, lambda _name: policy or ScannerPolicy(), self.make_commander)
+
+    def delivery(self) -> "Rounds":
+        """The agent's talk with the server, as after a start."""
+        return Rounds(self.runner())
 
     async def register(self, **changes) -> None:
         """Register with the stub server."""
@@ -179,8 +188,88 @@ class Parts:
         await register(self.client, token, identity=self.identity, state=self.state, trust=self.trust)
 
 
+@attrs.define
+class Rounds:
+    """What the loops do with the server, step by step."""
+
+    runner: Runner
+
+    @property
+    def trust(self) -> TrustStore:
+        """The documents of trust that it uses."""
+        return self.runner.check_ins.trust
+
+    async def round(self) -> float:
+        """Check in without waiting, hand over what was ordered, deliver; seconds until the next check-in."""
+        answer = await self.runner.check_ins.check_in()
+        await hand_over(answer.commands, self.runner.commander, self.runner.failures)
+        await self.runner.delivery.send()
+        return pace(answer)
+
+
+class Desk:
+    """
+    A commander whose every move a test makes: it believes everything and does nothing by itself.
+
+    `redflag_agent.executor.Commander`.
+    """
+
+    def __init__(self):
+        self.news = asyncio.Event()
+        self.received = []
+        self.waiting = {}
+        self.latest = None
+        self.fast_until = None
+        self.pages = 2
+        self.failure = None
+
+    def state(self, number, envelope, cmd_id=None):
+        """State something."""
+        self.waiting[number] = Undelivered(number, envelope, cmd_id)
+        self.news.set()
+
+    def show(self, progress):
+        """Show how far it is."""
+        self.latest = progress
+        self.news.set()
+
+    async def execute(self, envelope):
+        """Take it."""
+        self.received.append(envelope)
+        if self.failure is not None:
+            raise self.failure
+        return b""
+
+    def statements(self, *, skip=()):
+        """A page of what waits."""
+        return [each for number, each in sorted(self.waiting.items()) if number not in skip][: self.pages]
+
+    def delivered(self, statement_id):
+        """It has arrived."""
+        self.waiting.pop(statement_id, None)
+
+    def progress(self):
+        """What is new."""
+        latest, self.latest = self.latest, None
+        return latest
+
+    def busy(self):
+        """Never: nothing is carried out here."""
+        return False
+
+    def heartbeat_until(self):
+        """As the test says."""
+        return self.fast_until
+
+    async def work(self, stop):
+        """Nothing."""
+        await stop.wait()
+
+
 @asynccontextmanager
-async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0, transport=None):
+async def agent_parts(
+    path, server=None, *, clock=None, machine=None, seed=0, transport=None, http=None, commander=None
+):
     """
     The parts of an agent in *path*. Open it twice for a restart.
 
@@ -191,6 +280,8 @@ async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0, tr
         machine: What it runs on.
         seed: Another one after a restart: real entropy does not repeat itself either.
         transport: HTTP transport; the stub server's unless given.
+        http: HTTP client in place of a transport; its owner closes it.
+        commander: Who carries commands out; a `Desk` unless given.
     """
     server = server or StubServer(clock)
     clock = clock or server.clock
@@ -198,47 +289,49 @@ async def agent_parts(path, server=None, *, clock=None, machine=None, seed=0, tr
     directory = DataDirectory(path)
     directory.prepare()
     state = StateFile.open(directory.state)
-    async with httpx2.AsyncClient(transport=transport or mock_transport(server), trust_env=False) as http:
+    async with contextlib.AsyncExitStack() as stack:
+        if http is None:
+            http = httpx2.AsyncClient(transport=transport or mock_transport(server), trust_env=False)
+            await stack.enter_async_context(http)
+        journal = stack.enter_context(Journal.open(directory.journal))
+        database = stack.enter_context(Database.open(directory.outbox))
+        identity = open_identity(directory, state, machine=machine, clock=clock, entropy=entropy, journal=journal)
         addresses = tuple(map(parse_address, server.addresses))
-        with Journal.open(directory.journal) as journal, Database.open(directory.outbox) as database:
-            identity = open_identity(
-                directory, state, machine=machine, clock=clock, entropy=entropy, journal=journal
-            )
-            client = ServerClient(addresses, http, identity.agent_key, clock, entropy, retries=AT_ONCE)
-            yield Parts(server, directory, clock, entropy, machine, http, state, identity, database, client)
+        client = ServerClient(addresses, http, identity.agent_key, clock, entropy, retries=AT_ONCE)
+        desk = commander or Desk()
+        yield Parts(
+            server=server,
+            directory=directory,
+            clock=clock,
+            entropy=entropy,
+            machine=machine,
+            http=http,
+            state=state,
+            identity=identity,
+            database=database,
+            client=client,
+            make_commander=lambda _rescan, _on_error: desk,
+        )
 
 
-def surroundings(*scanners, clock=None, tell=None, sleep=asyncio.sleep, seed=0, machine=None) -> Surroundings:
+def surroundings(
+    *scanners, clock=None, tell=None, sleep=asyncio.sleep, seed=0, machine=None, installers=()
+) -> Surroundings:
     """The surroundings of a whole agent."""
     return Surroundings(
         clock=clock or FrozenClock(),
         entropy=SeededEntropy(seed),
         machine=machine or FakeMachine(),
         scanners=scanners,
+        installers=installers,
         sleep=sleep,
         tell=tell or (lambda *_args, **_facts: None),
     )
 
 
 def runner_of(parts: Parts, *scanners: FakeScanner, policy: ScannerPolicy | None = None) -> Runner:
-    """The loop of the agent around *parts*; waiting is the event loop's own."""
-    errors = parts.errors
-    scans = scanner_runs(
-        scanners,
-        lambda _name: policy or ScannerPolicy(),
-        clock=parts.clock,
-        on_error=lambda name, error: errors.record(f"scanner.{name}", error),
-    )
-    return Runner(
-        delivery=parts.delivery(),
-        scans=scans,
-        outbox=parts.outbox,
-        errors=errors,
-        state=parts.state,
-        entropy=parts.entropy,
-        sleep=asyncio.sleep,
-        tell=parts.tell,
-    )
+    """The loops of the agent around *parts*."""
+    return parts.runner(*scanners, policy=policy)
 
 
 @asynccontextmanager

@@ -3,13 +3,16 @@ A RedFlag server in memory, for tests of the agent: it verifies everything with 
 
 `StubServer.handle` is the whole of it; `mock_transport` puts it behind an HTTP client without a socket, and
 `serving` on a loopback port, with TLS if wanted. `script` is for what goes wrong: functions that see each request
-and may answer in its place, or break the connection after it was handled.
+and may answer in its place, or break the connection after it was handled. With `holds` it holds check-ins open, as
+the real one does: until there is a command, or for as long as the agent asked for.
 """
 
+import asyncio
 import hashlib
 import json
 import ssl
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +23,9 @@ import attrs
 import httpx2
 
 from redflag_core import codec
-from redflag_core.encoding import b64decode, b64url_encode
+from redflag_core.command_queue import LEASE_SECONDS, next_order
+from redflag_core.commands import CommandType, Order, Orderable, Params, Recipient, dump_params, sign_command
+from redflag_core.encoding import b64decode, b64encode, b64url_encode
 from redflag_core.enrolment import (
     ACCESS_TOKEN_SECONDS,
     REFRESH_SECONDS,
@@ -45,6 +50,7 @@ from redflag_core.messages import (
     EXECUTOR_STATE_TYPE,
     MAX_REPORT_BODY,
     MAX_SMALL_BODY,
+    MAX_STATEMENT_BODY,
     Accepted,
     CheckIn,
     CheckInAnswer,
@@ -52,19 +58,22 @@ from redflag_core.messages import (
     EvidenceStatement,
     ExecutorProof,
     ExecutorState,
+    Progress,
     PublicKey,
     Register,
     Registered,
     Report,
     ReportAccepted,
     Role,
+    StatementPost,
     Token,
     TokenRequest,
     TrustedKey,
 )
 from redflag_core.scanning import Package, PackageDelta, PackageKey, apply_delta, inventory_hash
 from redflag_core.signed_requests import Request, VerifiedRequest, parse_request, verify_request
-from redflag_core.testing import FrozenClock
+from redflag_core.statements import CommandRefused, CommandResult, Statement, open_statement
+from redflag_core.testing import FrozenClock, SeededEntropy
 from redflag_core.trust import Root, bundle_digest, first_root, new_bundle, next_root, sign_bundle
 
 API = "/api/v1"
@@ -98,6 +107,15 @@ def problem(status: int, code: str, detail: str = "no", headers: dict[str, str] 
 
 
 @attrs.define
+class Ordered:
+    """A command in the queue."""
+
+    what: Orderable
+    leased_until: float = 0.0
+    answered: bool = False
+
+
+@attrs.define
 class Record:
     """What the server knows of an agent."""
 
@@ -115,6 +133,25 @@ class Record:
     reports: list[Report] = attrs.field(factory=list)
     errors: dict[str, Errors] = attrs.field(factory=dict)
     generations: list[int] = attrs.field(factory=list)
+    commands: dict[str, Ordered] = attrs.field(factory=dict)
+    issued: Order = attrs.field(factory=Order)
+    reported: Order = attrs.field(factory=Order)
+    statements: list[Statement] = attrs.field(factory=list)
+    envelopes: list[bytes] = attrs.field(factory=list)
+    """Each statement that arrived, also again."""
+    progress: list[Progress] = attrs.field(factory=list)
+
+    def results(self) -> dict[str, CommandResult]:
+        """Results by command."""
+        return {each.cmd_id: each for each in self.statements if isinstance(each, CommandResult)}
+
+
+@attrs.frozen
+class Held:
+    """A check-in that is held open."""
+
+    record: Record
+    body: CheckIn
 
 
 class StubServer:
@@ -138,7 +175,9 @@ class StubServer:
         self.root_fp = self.root.verify_key.fingerprint
         self.roots = [first_root(self.id, self.root, now=self.clock.now())]
         self.current = Root(1, self.root.verify_key)
+        self.command_key = SigningKey.from_seed(bytes([2]) * 32)
         self.bundle = b""
+        self.epoch = 0
         self.publish(version=1, epoch=0)
         self.agents: dict[str, Record] = {}
         self.tokens: dict[str, bytes] = {}
@@ -146,7 +185,9 @@ class StubServer:
         self.nonces: set[tuple[str, str, int]] = set()
         self.script: list[Callable[[Request], Answer | None]] = []
         self.pace = 60
+        self.holds = False
         self.gen = 0
+        self.waiters: set[Callable[[], None]] = set()
         self._secrets = 0
         self._lock = threading.Lock()
 
@@ -164,8 +205,9 @@ class StubServer:
     def publish(self, *, version: int, epoch: int = 0) -> None:
         """Sign a bundle with the newest root."""
         now = int(unix(self.clock.now()))
-        key = SigningKey.from_seed(bytes([2]) * 32)
+        key = self.command_key
         trusted = TrustedKey(PublicKey.of(key).key, Role.COMMAND, now - 60, now + 10**6)
+        self.epoch = epoch
         bundle = new_bundle(self.id, [trusted], version=version, epoch=epoch, now=self.clock.now())
         self.bundle = sign_bundle(bundle, self.root)
 
@@ -193,10 +235,25 @@ class StubServer:
         for record in self.agents.values():
             record.access_tokens.clear()
 
+    def order(self, params: Params, kind: CommandType, *, start_by: int | None = None) -> str:
+        """Order something of the one agent there is; the id of the command."""
+        cmd_id = str(uuid.UUID(int=5000 + len(self.only_agent().commands)))
+        end = start_by or int(unix(self.clock.now())) + 86_400
+        self.only_agent().commands[cmd_id] = Ordered(
+            Orderable(cmd_id=cmd_id, type=kind, params=dump_params(params), start_by=end)
+        )
+        self.ring()
+        return cmd_id
+
+    def ring(self) -> None:
+        """Whoever waits looks again."""
+        for waiter in list(self.waiters):
+            waiter()
+
     # --- HTTP ---
 
-    def handle(self, request: Request) -> Answer:
-        """Answer one request."""
+    def handle(self, request: Request) -> Answer | Held:
+        """Answer one request; or hold it, and then its answer is what `finish` gives."""
         with self._lock:
             self.requests.append((request.method, request.path))
             for step in list(self.script):
@@ -205,7 +262,12 @@ class StubServer:
                     return answer
             return self.answer(request)
 
-    def answer(self, request: Request) -> Answer:
+    def finish(self, held: Held) -> Answer:
+        """Answer a check-in that was held."""
+        with self._lock:
+            return self._check_in_answer(held.record, held.body)
+
+    def answer(self, request: Request) -> Answer | Held:
         """Answer one request by the rules."""
         try:
             return self._route(request)
@@ -218,7 +280,7 @@ class StubServer:
         except RedFlagError as error:
             return problem(401, error.code, error.message)
 
-    def _route(self, request: Request) -> Answer:
+    def _route(self, request: Request) -> Answer | Held:
         path = request.path.removeprefix(API)
         if request.method == "GET" and path == "/trust/bundle":
             return Answer(200, self.bundle)
@@ -237,6 +299,11 @@ class StubServer:
         if path == "/agent/errors":
             batch = codec.parse(Errors, verified.body, max_bytes=MAX_SMALL_BODY * 64)
             record.errors[batch.batch_id] = batch
+            return Answer(202, codec.dump(Accepted()))
+        if path == "/agent/results":
+            return self._statement(record, verified)
+        if path == "/agent/progress":
+            record.progress.append(codec.parse(Progress, verified.body, max_bytes=MAX_SMALL_BODY))
             return Answer(202, codec.dump(Accepted()))
         return problem(404, "not_found")
 
@@ -315,10 +382,55 @@ class StubServer:
         record.access_tokens[access] = (evidence.digest, unix(self.clock.now()) + ACCESS_TOKEN_SECONDS)
         return Answer(200, codec.dump(Token(1, access, ACCESS_TOKEN_SECONDS, chain.generation)))
 
-    def _check_in(self, record: Record, verified: VerifiedRequest) -> Answer:
+    def _check_in(self, record: Record, verified: VerifiedRequest) -> Answer | Held:
         body = codec.parse(CheckIn, verified.body, max_bytes=MAX_SMALL_BODY)
-        self._state(body.state, record)
+        state = self._state(body.state, record)
+        record.reported = max(record.reported, Order(state.epoch, state.gen, state.seq))
         record.check_ins.append(body)
+        if self.holds and body.wait and not self.due(record):
+            return Held(record, body)
+        return self._check_in_answer(record, body)
+
+    def due(self, record: Record) -> list[Ordered]:
+        """Commands to deliver now."""
+        now = unix(self.clock.now())
+        active = record.status == "active"
+        return [
+            each for each in record.commands.values() if active and not each.answered and each.leased_until <= now
+        ]
+
+    def _lease(self, record: Record, ordered: Ordered) -> str:
+        record.issued = next_order(record.issued, record.reported, epoch=self.epoch, gen=self.gen)
+        ordered.leased_until = unix(self.clock.now()) + LEASE_SECONDS
+        recipient = Recipient(
+            server=self.id,
+            agent_id=record.agent_id,
+            machine_binding=record.evidence.binding,
+            key_fp=record.executor.key_id,
+            epoch=self.epoch,
+        )
+        self._secrets += 1
+        entropy = SeededEntropy(self._secrets)
+        wire = sign_command(
+            ordered.what, recipient, record.issued, self.command_key, now=self.clock.now(), entropy=entropy
+        )
+        return b64encode(wire)
+
+    def _statement(self, record: Record, verified: VerifiedRequest) -> Answer:
+        if record.status not in ("active", "executor_rolled_back"):
+            raise Refusal(403, f"agent_{record.status}")
+        post = codec.parse(StatementPost, verified.body, max_bytes=MAX_STATEMENT_BODY)
+        wire = b64decode(post.statement)
+        statement = open_statement(wire, record.executor, server=self.id, agent_id=record.agent_id)
+        if wire not in record.envelopes:
+            record.statements.append(statement)
+        record.envelopes.append(wire)
+        ordered = record.commands.get(statement.cmd_id or "")
+        if ordered is not None and (not isinstance(statement, CommandRefused) or statement.never):
+            ordered.answered = True
+        return Answer(202, codec.dump(Accepted()))
+
+    def _check_in_answer(self, record: Record, body: CheckIn) -> Answer:
         bases = {name: inventory_hash(packages) for name, packages in record.inventories.items()}
         wanted = [
             scan.scanner
@@ -331,16 +443,17 @@ class StubServer:
             server_time=int(unix(self.clock.now())),
             status=record.status,
             next_check_in_seconds=self.pace,
-            reports_wanted=tuple(wanted) if record.status == "active" else (),
+            reports_wanted=tuple(wanted) if record.status in ("active", "executor_rolled_back") else (),
             report_bases=bases,
-            epoch=0,
+            epoch=self.epoch,
             bundle_version=1,
             bundle=bundle_digest(self.bundle),
+            commands=tuple(self._lease(record, each) for each in self.due(record)),
         )
         return Answer(200, codec.dump(answer))
 
     def _report(self, record: Record, verified: VerifiedRequest, scanner: str) -> Answer:
-        if record.status != "active":
+        if record.status not in ("active", "executor_rolled_back"):
             raise Refusal(403, f"agent_{record.status}")
         body = codec.parse(Report, verified.body, max_bytes=MAX_REPORT_BODY)
         record.reports.append(body)
@@ -406,13 +519,29 @@ class StubServer:
 def mock_transport(server: StubServer) -> httpx2.MockTransport:
     """An HTTP transport that ends in *server*, without a socket."""
 
-    def handle(request: httpx2.Request) -> httpx2.Response:
+    async def hold(held: Held) -> Answer:
+        rung = asyncio.Event()
+        server.waiters.add(rung.set)
+        try:
+            async with asyncio.timeout(held.body.wait):
+                while not server.due(held.record):
+                    await rung.wait()
+                    rung.clear()
+        except TimeoutError:
+            pass
+        finally:
+            server.waiters.discard(rung.set)
+        return server.finish(held)
+
+    async def handle(request: httpx2.Request) -> httpx2.Response:
         path, _, query = request.url.raw_path.decode().partition("?")
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         try:
             answer = server.handle(Request(request.method, path, query, headers, request.content))
         except LostAnswerError:
             raise httpx2.ReadError("the connection broke", request=request) from None
+        if isinstance(answer, Held):
+            answer = await hold(answer)
         # A stream, because the agent reads answers as they come.
         return httpx2.Response(answer.status, headers=answer.headers, stream=httpx2.ByteStream(answer.body))
 
@@ -450,6 +579,8 @@ def serving(server: StubServer, *, certificate=None) -> Iterator[int]:
             except LostAnswerError:
                 self.close_connection = True
                 return
+            if isinstance(answer, Held):
+                answer = self._hold(answer)
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 if name.lower() != "date":
@@ -457,6 +588,14 @@ def serving(server: StubServer, *, certificate=None) -> Iterator[int]:
             self.send_header("content-length", str(len(answer.body)))
             self.end_headers()
             self.wfile.write(answer.body)
+
+        def _hold(self, held):
+            rung, end = threading.Event(), time.monotonic() + held.body.wait
+            server.waiters.add(rung.set)
+            while not server.due(held.record) and rung.wait(max(0.0, end - time.monotonic())):
+                rung.clear()
+            server.waiters.discard(rung.set)
+            return server.finish(held)
 
         def log_message(self, *_args):
             """Say nothing."""
