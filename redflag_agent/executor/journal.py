@@ -235,6 +235,10 @@ class Page:
         """Commands that are accepted or started and have not ended, in order of arrival."""
         return self._entries(_OPEN)
 
+    def last_number(self) -> int:
+        """Number of the last command that arrived; 0 when there was none."""
+        return int(self._value("SELECT max(number) FROM commands") or 0)
+
     def arrived_since(self, moment: int) -> int:
         """How many commands arrived since *moment* (unix seconds), whatever became of them."""
         return int(self._value("SELECT count(*) FROM commands WHERE arrived_at > ?", moment))
@@ -419,10 +423,15 @@ class Journal:
 
     Args:
         database: Its file.
+
+    Attributes:
+        found: Number of the last command that was in it when it was opened: what an earlier process accepted.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        with self.page() as page:
+            self.found = page.last_number()
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
@@ -432,7 +441,12 @@ class Journal:
         Raises:
             JournalError: The disk is full or read-only, or the file is damaged or of a newer release.
         """
-        return cls(Database.open(path, SCHEMA))
+        database = Database.open(path, SCHEMA)
+        try:
+            return cls(database)
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
         """Close the file. What was written stays."""

@@ -116,9 +116,9 @@ class Upgrader:
         planned = await installer.plan(params.packages)
         try:
             transaction = check_apply(planned.transaction, plan_hash=params.plan_hash)
+            steps = await installer.steps(transaction)
         except (PlanDriftedError, NeedsApprovalError) as error:
             return failed(error, *planned.packages)
-        steps = await installer.steps(transaction)
         await self._check_unlocked(installer)
         started = self._start(entry, params, transaction, steps)
         if started is None:

@@ -114,7 +114,7 @@ class Worker:
         at = self.upgrader.time.stamp()
         with self.upgrader.journal.page() as page:
             for entry in page.open_entries():
-                if entry.state is State.ACCEPTED:
+                if entry.state is State.ACCEPTED and entry.number <= self.upgrader.journal.found:
                     self._record(page, entry.cmd_id, failed(why), at)
 
     def _next(self) -> Entry | None:
