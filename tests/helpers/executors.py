@@ -1,4 +1,4 @@
-"""Executors for tests: real journal, real judgement, real processes; and whoever orders, with keys they believe."""
+"""Executors for tests: real journal, judgement and processes, and whoever orders, with keys that they believe."""
 
 import asyncio
 import uuid
