@@ -15,6 +15,7 @@ from uuid import UUID
 import attrs
 
 from redflag_core.commands import BYPASSING, CommandType, Order
+from redflag_core.enrolment import Access, AgentStatus, allows
 from redflag_core.errors import IllegalMoveError
 from redflag_core.resilience import full_jitter
 from redflag_core.statements import Outcome
@@ -183,6 +184,18 @@ def retry_delay(refusals: int, *, asked: int | None, fraction: float) -> int:
 
 
 # --- whose turn it is --------------------------------------------------------------------------------------------
+
+
+def takes_commands(status: AgentStatus, *, held_epoch: int, epoch: int) -> bool:
+    """
+    Whether an agent may be given commands now.
+
+    Args:
+        status: Its status.
+        held_epoch: Epoch of the trust bundle that its executor holds, as that signed.
+        epoch: Of the current bundle. An executor that holds another one would refuse: it gets the bundle first.
+    """
+    return allows(status, Access.COMMANDS) and held_epoch == epoch
 
 
 @attrs.frozen(kw_only=True)

@@ -7,6 +7,7 @@ from litestar import Request
 
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.passwords import Passwords
+from redflag_server.checkin.waiting import Waiting
 from redflag_server.db.engine import Database
 from redflag_server.events.recorder import RefusalRecorder
 from redflag_server.limits import AddressLimits
@@ -30,6 +31,7 @@ class Runtime:
         refusals: Recorder of refused requests.
         limits: Coarse limits by address.
         passwords: Hashes and checks passwords.
+        waiting: Check-ins that are held open.
     """
 
     settings: Settings
@@ -42,6 +44,11 @@ class Runtime:
     refusals: RefusalRecorder
     limits: AddressLimits
     passwords: Passwords
+    waiting: Waiting = attrs.field(factory=Waiting)
+
+    def __attrs_post_init__(self) -> None:
+        """What is committed for an agent wakes its check-in."""
+        self.database.on_wake = self.waiting.wake
 
 
 def provide_runtime(request: Request[Any, Any, Any]) -> Runtime:

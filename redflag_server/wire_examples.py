@@ -10,12 +10,15 @@ from redflag_core.messages import (
     ClientError,
     Errors,
     OperatingSystem,
+    Phase,
+    Progress,
     PublicKey,
     Register,
     Registered,
     Report,
     ReportAccepted,
     ScannerState,
+    StatementPost,
     Token,
     TokenRequest,
     Versions,
@@ -96,3 +99,13 @@ ERRORS: Final = Errors(
     errors=(ClientError("scanner.apt", "ScanError", "the package lists are damaged", 7, _AT, _AT),),
 )
 ACCEPTED: Final = Accepted()
+STATEMENT_POST: Final = StatementPost(v=1, statement=_ENVELOPE)
+PROGRESS: Final = Progress(
+    v=1,
+    cmd_id="01936f3e-8b5a-7c4d-9e2f-0a1b2c3d4e68",
+    number=7,
+    phase=Phase.RUNNING,
+    doing="Unpacking openssl (3.0.16-1~deb12u1)",
+    percent=42,
+    lines=("Preparing to unpack .../openssl_3.0.16-1~deb12u1_amd64.deb ...",),
+)

@@ -11,7 +11,10 @@ EVERYTHING: Final = "*"
 PERMISSIONS: Final[Mapping[str, str]] = {
     "agents:read": "See machines and what is known of them.",
     "agents:write": "Approve, release and revoke machines.",
-    "packages:read": "See packages and their states.",
+    "packages:read": "See packages, their states and plans.",
+    "packages:write": "Decide about packages, plan their updates and install them.",
+    "commands:read": "See commands, and what machines signed about them.",
+    "commands:write": "Order scans; cancel, release, retry and archive commands.",
     "registration-tokens:read": "See registration tokens, never their secrets.",
     "registration-tokens:write": "Make and revoke registration tokens.",
     "events:read": "See what happened.",

@@ -13,12 +13,17 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
+from redflag_core.command_queue import OrderVerdict, judge_order
+from redflag_core.commands import Order
 from redflag_core.enrolment import AgentStatus
 from redflag_core.errors import MachineMismatchError, RedFlagError
 from redflag_core.machine import BootVerdict, MachineEvidence, MachineVerdict, compare, judge_boot
+from redflag_core.messages import ExecutorState
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import STATUS_MESSAGES
+from redflag_server.db.engine import wake_after_commit
 from redflag_server.events.recorder import record
+from redflag_server.plans.follow import agent_rebooted
 from redflag_server.problems import AgentStateError, DuplicateMachineError
 
 
@@ -66,6 +71,8 @@ class Outcome:
             table = Agent.__table__
             statement = update(table).where(table.c.id == self.agent.id)  # type: ignore[arg-type]
             await session.execute(statement.values(self.changes))
+        if "status" in self.changes:
+            wake_after_commit(session, self.agent.id)
         for event in self.events:
             await record(
                 session,
@@ -106,8 +113,39 @@ async def admit(
     outcome.changes.update(last_match_at=now)
     if agent.mismatch_since is not None:
         outcome.changes.update(mismatch_since=None, presented_evidence=None)
-    _judge_boot(outcome, boot_id)
+    if _judge_boot(outcome, boot_id):
+        await agent_rebooted(session, agent.id, now)
     return outcome
+
+
+def follow_order(outcome: Outcome, state: ExecutorState, epoch: int) -> None:
+    """
+    Judge how far an executor says it has come, and note it.
+
+    A server that is behind, since it was restored, goes on above the executor. An executor that is behind what it
+    signed before may have forgotten what it carried out: it gets no command until an operator approves.
+
+    Args:
+        outcome: What the request does to the record, its machine judged already.
+        state: What the executor signed.
+        epoch: Of the current trust bundle.
+    """
+    agent = outcome.agent
+    reported, recorded = Order(state.epoch, state.gen, state.seq), Order(agent.epoch, agent.gen, agent.seq)
+    issued = Order(agent.issued_epoch, agent.issued_gen, agent.issued_seq)
+    verdict = judge_order(
+        reported, at=state.iat, recorded=recorded, recorded_at=agent.order_at, issued=issued, epoch=epoch
+    )
+    if verdict is OrderVerdict.ROLLED_BACK:
+        _roll_back(outcome, recorded, reported)
+        return
+    highest = max(reported, recorded)
+    outcome.changes.update(epoch=highest.epoch, gen=highest.gen, seq=highest.seq)
+    outcome.changes["order_at"] = max(state.iat, agent.order_at)
+    if verdict is OrderVerdict.SERVER_BEHIND:
+        outcome.changes.update(issued_epoch=reported.epoch, issued_gen=reported.gen, issued_seq=reported.seq)
+        message = f"{agent.hostname} has seen higher numbers than this server gave out: it goes on above them."
+        outcome.note("agent.order_moved", message, before=_numbers(issued), reported=_numbers(reported))
 
 
 async def refuse_duplicate(session: AsyncSession, evidence: MachineEvidence) -> None:
@@ -144,7 +182,23 @@ def _adopt(outcome: Outcome, evidence: MachineEvidence) -> None:
     outcome.note("agent.evidence_changed", message, changed=changed)
 
 
-def _judge_boot(outcome: Outcome, boot_id: str | None) -> None:
+def _roll_back(outcome: Outcome, recorded: Order, reported: Order) -> None:
+    """Commands stop, reports go on. One that is cut off for another reason keeps that."""
+    agent = outcome.agent
+    if agent.status != AgentStatus.ACTIVE:
+        return
+    reason = "its executor is behind what it signed before: its data was restored"
+    outcome.changes.update(status=AgentStatus.EXECUTOR_ROLLED_BACK, status_reason=reason, status_at=outcome.now)
+    message = f"{agent.hostname} gets no commands until it is approved: {reason}."
+    outcome.note("agent.executor_rolled_back", message, recorded=_numbers(recorded), reported=_numbers(reported))
+
+
+def _numbers(order: Order) -> list[int]:
+    return list(attrs.astuple(order))
+
+
+def _judge_boot(outcome: Outcome, boot_id: str | None) -> bool:
+    """Note what the boot id says; whether the machine was started anew since the last request."""
     agent = outcome.agent
     verdict = judge_boot(agent.boot_id, agent.previous_boot_id, boot_id)
     if verdict is BootVerdict.CLONE:
@@ -153,3 +207,5 @@ def _judge_boot(outcome: Outcome, boot_id: str | None) -> None:
         outcome.changes.update(previous_boot_id=agent.boot_id, boot_id=boot_id)
         if agent.boot_id is not None:
             outcome.note("agent.rebooted", f"{agent.hostname} was started anew.")
+            return True
+    return False

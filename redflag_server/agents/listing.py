@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.enrolment import AgentStatus
 from redflag_core.lifecycle import presence
-from redflag_core.scanning import FACT_SCANNERS, PENDING_STATES, PackageState, ScanStatus
+from redflag_core.scanning import FACT_SCANNERS, PackageState, ScanStatus
 from redflag_server.agents.schema import AgentDetail, AgentItem, ScannerItem
 from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import Page, PageOf, fetch_page
@@ -22,6 +22,10 @@ from redflag_server.problems import NotFoundError
 
 NOT_COUNTED: Final = (PackageState.CURRENT, PackageState.NOT_APPLICABLE)
 """Nothing is open about these; they are hidden unless asked for."""
+
+_NOT_OUTSTANDING: Final = (*NOT_COUNTED, PackageState.INSTALLED, PackageState.REBOOT_PENDING, PackageState.UNKNOWN)
+OUTSTANDING: Final = tuple(state for state in PackageState if state not in _NOT_OUTSTANDING)
+"""An update is known and not installed, whatever was decided about it: an approval alone closes no hole."""
 
 
 @attrs.frozen
@@ -105,7 +109,7 @@ async def get_agent(session: AsyncSession, visible: Scope, agent_id: UUID, now: 
 
 async def count_packages(session: AsyncSession, visible: Scope, agents: Sequence[UUID]) -> dict[UUID, Counts]:
     """What is open on each of *agents*."""
-    pending = case((Package.security & Package.state.in_(PENDING_STATES), 1), else_=0)
+    pending = case((Package.security & Package.state.in_(OUTSTANDING), 1), else_=0)
     failing = case((Scanner.status != ScanStatus.OK, 1), else_=0)
     packages = (
         visible.select(Package, Package.agent_id, Package.state, func.count(), func.sum(pending))

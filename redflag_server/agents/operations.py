@@ -12,6 +12,7 @@ from redflag_core.enrolment import REFRESH_SECONDS, AgentStatus
 from redflag_core.lifecycle import AgentAction, permits, result_of
 from redflag_core.machine import MachineEvidence
 from redflag_server.agents.tables import Agent
+from redflag_server.db.engine import wake_after_commit
 from redflag_server.db.scope import Scope
 from redflag_server.events.recorder import record
 from redflag_server.problems import ConflictError, NotFoundError
@@ -28,9 +29,9 @@ async def act(runtime: Runtime, visible: Scope, agent_id: UUID, action: AgentAct
     """
     Do *action* with a machine.
 
-    Approving changed hardware makes it the hardware on record. Releasing and revoking end every access token; a
-    released machine asks for a new one, with the refresh secret that is due. Two that still use one key quarantine
-    each other again.
+    Approving changed hardware makes it the hardware on record; approving an executor that was rolled back makes
+    what it reports next the record. Releasing and revoking end every access token; a released machine asks for a
+    new one, with the refresh secret that is due. Two that still use one key quarantine each other again.
 
     Args:
         runtime: The server.
@@ -56,6 +57,7 @@ async def act(runtime: Runtime, visible: Scope, agent_id: UUID, action: AgentAct
             raise ConflictError(f"{agent.hostname} is {before}: it cannot be {_DONE[action]}")
         await _change(session, agent, action, now)
         agent.status, agent.status_at, agent.status_reason = result_of(action), now, reason
+        wake_after_commit(session, agent.id)
         await record(
             session,
             at=now,
@@ -76,6 +78,8 @@ async def _change(session: AsyncSession, agent: Agent, action: AgentAction, now:
         return
     if agent.status == AgentStatus.RENEWAL_PENDING:
         agent.refresh_expires_at = int((now + timedelta(seconds=REFRESH_SECONDS)).timestamp())
+    if agent.status == AgentStatus.EXECUTOR_ROLLED_BACK:
+        agent.epoch = agent.gen = agent.seq = agent.order_at = 0
     if agent.status == AgentStatus.HARDWARE_CHANGED and agent.presented_evidence is not None:
         await _adopt(session, agent, agent.presented_evidence, now)
 

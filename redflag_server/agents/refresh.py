@@ -16,7 +16,7 @@ from redflag_core.enrolment import (
 from redflag_core.messages import Token, TokenRequest
 from redflag_server.agents import access_tokens
 from redflag_server.agents.access_tokens import AccessClaims
-from redflag_server.agents.admission import Outcome, admit
+from redflag_server.agents.admission import Outcome, admit, follow_order
 from redflag_server.agents.statements import open_evidence, open_state
 from redflag_server.checkin.authentication import VerifiedAgent
 from redflag_server.checkin.claims import recheck
@@ -47,9 +47,10 @@ async def give_token(runtime: Runtime, sender: VerifiedAgent, body: TokenRequest
     async with runtime.database.write() as session:
         now = runtime.clock.now()
         agent = await recheck(session, sender.entry)
-        gen = (await session.scalars(select(ServerState.gen))).one()
+        gen, epoch = (await session.execute(select(ServerState.gen, ServerState.epoch))).one()
         outcome = await admit(session, agent, evidence, body.boot_id, now)
         if outcome.refusal is None:
+            follow_order(outcome, state, epoch)
             verdict, chain = judge_refresh(
                 _chain_of(agent),
                 current=current,

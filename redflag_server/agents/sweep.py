@@ -6,6 +6,7 @@ from sqlalchemy import select
 
 from redflag_core.enrolment import MISMATCH_GRACE_SECONDS, AgentStatus
 from redflag_server.agents.tables import Agent
+from redflag_server.db.engine import wake_after_commit
 from redflag_server.events.recorder import record
 from redflag_server.runtime import Runtime
 
@@ -22,6 +23,7 @@ async def mark_changed_hardware(runtime: Runtime) -> None:
             agent.status = AgentStatus.HARDWARE_CHANGED
             agent.status_reason = "for a day only other hardware used its key"
             agent.status_at = now
+            wake_after_commit(session, agent.id)
             await record(
                 session,
                 at=now,

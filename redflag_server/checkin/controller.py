@@ -1,17 +1,16 @@
 """The check-in endpoint."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import Controller, post
+from litestar import Controller, Request, post
 from litestar.di import Provide
 from litestar.params import Body
 
 from redflag_core.enrolment import Access
-from redflag_core.errors import RedFlagError
 from redflag_core.messages import CheckIn, CheckInAnswer
 from redflag_server.bodies import Strict
 from redflag_server.checkin.authentication import AgentAuthentication, AgentRoute, VerifiedAgent, provide_agent
-from redflag_server.checkin.service import check_in, check_in_request
+from redflag_server.checkin.polling import answer_check_in
 from redflag_server.injection import Injected, Parsed
 from redflag_server.openapi import answers, example
 from redflag_server.runtime import Runtime
@@ -30,6 +29,7 @@ class CheckInController(Controller):
         "/agent/check-in",
         operation_id="CheckIn",
         summary="Check in",
+        description="With `wait`, the answer comes when there is a command, at the latest after so many seconds.",
         dto=Strict[CheckIn],
         return_dto=None,
         status_code=200,
@@ -41,9 +41,7 @@ class CheckInController(Controller):
         data: Annotated[Parsed[CheckIn], Body(examples=[example(CHECK_IN)])],
         agent: Injected[VerifiedAgent],
         runtime: Injected[Runtime],
+        request: Request[Any, Any, Any],
     ) -> CheckInAnswer:
         """Report state and what each scanner last saw; get the pace, the reports wanted and commands."""
-        (answer,) = await check_in(runtime, [check_in_request(agent, data, runtime.server)])
-        if isinstance(answer, RedFlagError):
-            raise answer
-        return answer
+        return await answer_check_in(runtime, agent, data, request.receive)

@@ -1,11 +1,13 @@
 """
 `check_in`: one batch of verified check-ins in, one answer for each out, in one transaction.
 
-The controller knows nothing else, so how batches are made can change without it.
+How batches are made can change without anybody noticing. One that is held open looks again with `look_again`,
+which is a transaction of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,15 +16,19 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
-from redflag_core.enrolment import Access, AgentStatus, allows, next_check_in
+from redflag_core.command_queue import takes_commands
+from redflag_core.enrolment import Access, AgentStatus, allows, next_check_in, next_poll
 from redflag_core.errors import RedFlagError
+from redflag_core.lifecycle import expected_by
 from redflag_core.machine import MachineEvidence
 from redflag_core.messages import CheckIn, CheckInAnswer, ExecutorState, ScannerState
+from redflag_core.resilience import random_fraction
 from redflag_core.scanning import ScanStatus
-from redflag_server.agents.admission import admit
+from redflag_server.agents.admission import Outcome, admit, follow_order
 from redflag_server.agents.statements import open_evidence, open_state
 from redflag_server.checkin.authentication import VerifiedAgent
 from redflag_server.checkin.claims import AgentRequest, claim, recheck
+from redflag_server.commands.leasing import Taken, agents_with_commands, take_turn
 from redflag_server.packages.tables import Scanner
 from redflag_server.runtime import Runtime
 from redflag_server.trust.tables import ServerState, TrustDocument
@@ -38,26 +44,47 @@ class CheckInRequest:
         body: What it says.
         state: Verified state of the executor.
         evidence: Verified evidence, None when the access token vouches for it.
+        hold: Seconds for which it will be held open if there is nothing to do; None for an answer at once.
     """
 
     entry: AgentRequest
     body: CheckIn
     state: ExecutorState
     evidence: MachineEvidence | None
+    hold: float | None = None
+
+
+@attrs.frozen
+class CheckedIn:
+    """
+    What a check-in came to.
+
+    Attributes:
+        answer: The answer.
+        waits: Whether it is worth waiting for commands: the agent may be given some, and there are none now.
+        again: When there will be something that is not due now, or None.
+    """
+
+    answer: CheckInAnswer
+    waits: bool = False
+    again: datetime | None = None
 
 
 @attrs.frozen
 class _Common:
-    """What the answers of a batch are made from. ``scanners``: rows by agent and name."""
+    """What answers are made from. ``scanners``: rows by agent and name; ``ordered``: agents that have commands."""
 
     now: datetime
     epoch: int
     bundle_version: int
     bundle: str
     scanners: Mapping[UUID, Mapping[str, Any]]
+    ordered: AbstractSet[UUID]
 
 
-def check_in_request(sender: VerifiedAgent, body: CheckIn, server: str) -> CheckInRequest:
+def check_in_request(
+    sender: VerifiedAgent, body: CheckIn, server: str, *, hold: float | None = None
+) -> CheckInRequest:
     """
     Verify what the executor signed in a check-in.
 
@@ -66,15 +93,15 @@ def check_in_request(sender: VerifiedAgent, body: CheckIn, server: str) -> Check
     """
     evidence = None if body.evidence is None else open_evidence(body.evidence, sender.executor_key)
     state = open_state(body.state, sender.executor_key, server=server, agent_id=sender.entry.agent_id)
-    return CheckInRequest(sender.entry, body, state, evidence)
+    return CheckInRequest(sender.entry, body, state, evidence, hold)
 
 
-async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[CheckInAnswer | RedFlagError]:
+async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[CheckedIn | RedFlagError]:
     """
     Answer a batch of check-ins.
 
-    Claims the nonces, charges the rate limits, judges machine and boot, stores what is new and says what is
-    wanted, for all of them in one transaction.
+    Claims the nonces, charges the rate limits, judges machine, boot and executor, stores what is new, says what is
+    wanted and hands out commands, for all of them in one transaction.
 
     Args:
         runtime: The server.
@@ -89,7 +116,7 @@ async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[Ch
         gate = await claim(session, entries, now=now, policy=runtime.settings.agent_limit)
         passed = [result.id for result in gate if not isinstance(result, RedFlagError)]
         common = await _common(session, now, passed)
-        answers: list[CheckInAnswer | RedFlagError] = []
+        answers: list[CheckedIn | RedFlagError] = []
         seen: set[UUID] = set()
         for request, result in zip(batch, gate, strict=True):
             if isinstance(result, RedFlagError):
@@ -101,10 +128,26 @@ async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[Ch
             if isinstance(agent, RedFlagError):
                 answers.append(agent)
                 continue
-            jitter = int.from_bytes(runtime.entropy.token(4)) / 2**32
-            pause = next_check_in(base=runtime.settings.check_in_seconds, jitter=jitter)
-            answers.append(await _answer(session, request, agent, common, pause))
+            answers.append(await _answer(session, runtime, request, agent, common))
         return answers
+
+
+async def look_again(runtime: Runtime, request: CheckInRequest) -> CheckedIn:
+    """
+    Look for commands of a check-in that passed the gate before and was held open since.
+
+    Args:
+        runtime: The server.
+        request: The check-in; ``hold`` is for how long it will be held open from now on.
+
+    Raises:
+        RedFlagError: The agent was cut off meanwhile.
+    """
+    async with runtime.database.write() as session:
+        now = runtime.clock.now()
+        agent = await recheck(session, request.entry)
+        common = await _common(session, now, [agent.id])
+        return await _finish(session, runtime, request, Outcome(agent, now), common)
 
 
 async def _again(session: AsyncSession, request: CheckInRequest) -> Any:
@@ -115,28 +158,65 @@ async def _again(session: AsyncSession, request: CheckInRequest) -> Any:
 
 
 async def _answer(
-    session: AsyncSession, request: CheckInRequest, agent: Any, common: _Common, pause: int
-) -> CheckInAnswer | RedFlagError:
-    now = common.now
-    outcome = await admit(session, agent, request.evidence, request.body.boot_id, now)
-    if outcome.refusal is None:
-        outcome.changes.update(_news(agent, request, now, pause))
-    await outcome.store(session)
+    session: AsyncSession, runtime: Runtime, request: CheckInRequest, agent: Any, common: _Common
+) -> CheckedIn | RedFlagError:
+    outcome = await admit(session, agent, request.evidence, request.body.boot_id, common.now)
     if outcome.refusal is not None:
+        await outcome.store(session)
         return outcome.refusal
-    known = common.scanners.get(agent.id, {})
-    scans = request.body.scanners if allows(AgentStatus(agent.status), Access.STORE) else ()
-    await _note_scans(session, scans, known)
+    follow_order(outcome, request.state, common.epoch)
+    outcome.changes.update(_news(request, common.now))
+    await _note_scans(session, _scans(request, outcome), common.scanners.get(agent.id, {}))
+    return await _finish(session, runtime, request, outcome, common)
+
+
+async def _finish(
+    session: AsyncSession, runtime: Runtime, request: CheckInRequest, outcome: Outcome, common: _Common
+) -> CheckedIn:
+    """Hand out what is due, and say when to come back."""
+    status, agent_id = AgentStatus(outcome.value("status")), request.entry.agent_id
+    takes = takes_commands(status, held_epoch=request.state.epoch, epoch=common.epoch)
+    polls = takes and request.hold is not None
+    pause = _pause(runtime, polls=polls)
+    away = pause + (request.hold or 0.0 if polls else 0.0)
+    outcome.changes["next_check_in_at"] = expected_by(
+        common.now, pause=away, base=runtime.settings.check_in_seconds
+    )
+    await outcome.store(session)
+    taken = Taken()
+    if takes and agent_id in common.ordered:
+        taken = await take_turn(session, runtime, agent_id, common.now)
+    answer = _answer_of(request, outcome, common, pause=pause, commands=taken.envelopes)
+    return CheckedIn(answer, waits=takes and not taken.envelopes, again=taken.again)
+
+
+def _pause(runtime: Runtime, *, polls: bool) -> int:
+    jitter = random_fraction(runtime.entropy)
+    if polls:
+        return next_poll(jitter=jitter)
+    return next_check_in(base=runtime.settings.check_in_seconds, jitter=jitter)
+
+
+def _scans(request: CheckInRequest, outcome: Outcome) -> Sequence[ScannerState]:
+    """What is said of scanners, by an agent that may say something."""
+    return request.body.scanners if allows(AgentStatus(outcome.value("status")), Access.STORE) else ()
+
+
+def _answer_of(
+    request: CheckInRequest, outcome: Outcome, common: _Common, *, pause: int, commands: tuple[str, ...]
+) -> CheckInAnswer:
+    known, scans = common.scanners.get(request.entry.agent_id, {}), _scans(request, outcome)
     return CheckInAnswer(
         v=1,
-        server_time=int(now.timestamp()),
-        status=agent.status,
+        server_time=int(common.now.timestamp()),
+        status=outcome.value("status"),
         next_check_in_seconds=pause,
         reports_wanted=tuple(scan.scanner for scan in scans if _is_news(scan, known.get(scan.scanner))),
         report_bases={name: row.inventory_hash for name, row in known.items() if row.inventory_hash},
         epoch=common.epoch,
         bundle_version=common.bundle_version,
         bundle=common.bundle,
+        commands=commands,
     )
 
 
@@ -144,7 +224,8 @@ async def _common(session: AsyncSession, now: datetime, agents: Sequence[UUID]) 
     epoch = (await session.scalars(select(ServerState.epoch))).one()
     newest = select(TrustDocument.version, TrustDocument.digest).where(TrustDocument.kind == "bundle")
     version, digest = (await session.execute(newest.order_by(TrustDocument.version.desc()).limit(1))).one()
-    return _Common(now, epoch, version, digest, await _scanners(session, agents))
+    scanners, ordered = await _scanners(session, agents), await agents_with_commands(session, agents)
+    return _Common(now, epoch, version, digest, scanners, ordered)
 
 
 async def _scanners(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
@@ -163,23 +244,16 @@ async def _scanners(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, di
     return found
 
 
-def _news(agent: Any, request: CheckInRequest, now: datetime, pause: int) -> dict[str, Any]:
+def _news(request: CheckInRequest, now: datetime) -> dict[str, Any]:
     """What a check-in says that is new."""
-    body, state = request.body, request.state
-    changes: dict[str, Any] = {
-        "last_seen_at": now,
-        "last_address": request.entry.address,
-        "next_check_in_at": now + timedelta(seconds=pause),
-    }
+    body = request.body
+    changes: dict[str, Any] = {"last_seen_at": now, "last_address": request.entry.address}
     if body.hostname is not None:
         changes["hostname"] = body.hostname
     if body.os is not None:
         changes["os"] = codec.unstructure(body.os)
     if body.versions is not None:
         changes.update(agent_version=body.versions.agent, protocol=list(body.versions.protocol))
-    order = (state.epoch, state.gen, state.seq)
-    if order > (agent.epoch, agent.gen, agent.seq):
-        changes.update(zip(("epoch", "gen", "seq"), order, strict=True))
     return changes
 
 

@@ -1,4 +1,9 @@
-"""What is forgotten, and when. Events are history and stay; the inventory itself is never touched."""
+"""
+What is forgotten, and when. The inventory itself is never touched.
+
+Events, commands, what was handed out and what executors signed are history and stay: they prove what was done to
+a machine.
+"""
 
 from datetime import timedelta
 from typing import Final
