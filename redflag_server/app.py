@@ -17,6 +17,8 @@ from redflag_server.agents.enrolment_controller import EnrolmentController
 from redflag_server.checkin.controller import CheckInController
 from redflag_server.client_errors.controller import AgentErrorController
 from redflag_server.client_errors.list_controller import ClientErrorController
+from redflag_server.commands.agent_controller import ResultController
+from redflag_server.commands.controller import CommandController
 from redflag_server.dashboard.controller import FleetController, SignInController, StaticController
 from redflag_server.dashboard.errors import with_pages
 from redflag_server.events.controller import EventController
@@ -43,12 +45,14 @@ CONTROLLERS: Final[list[Any]] = [
     ApiKeyController,
     CheckInController,
     ClientErrorController,
+    CommandController,
     EnrolmentController,
     EventController,
     HealthController,
     PackageController,
     RegistrationTokenController,
     ReportController,
+    ResultController,
     TrustController,
     UserController,
 ]
@@ -87,6 +91,7 @@ def create_app(
         try:
             yield
         finally:
+            opened.waiting.close()
             stop.set()
             if jobs is not None:
                 await jobs

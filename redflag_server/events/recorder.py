@@ -97,7 +97,7 @@ class RefusalRecorder:
 
     async def record(self, refusal: Refusal) -> None:
         """Write an event, or count it. A database that cannot be written is logged, not raised."""
-        suppressed = self._admit((refusal.code, refusal.address))
+        suppressed = self.admit((refusal.code, refusal.address))
         if suppressed is None:
             return
         try:
@@ -105,8 +105,16 @@ class RefusalRecorder:
         except Exception:  # the refusal itself must still be answered
             logger.exception("could not record a refused request")
 
-    def _admit(self, key: tuple[str, str]) -> int | None:
-        """How many were suppressed since the last event of *key*, or None to suppress this one too."""
+    def admit(self, key: tuple[str, str]) -> int | None:
+        """
+        Charge one event.
+
+        Args:
+            key: What kind of event, one of a few, and of whom.
+
+        Returns:
+            How many were suppressed since the last event of *key*, or None to suppress this one too.
+        """
         now = self._clock.now().timestamp()
         arrival, suppressed = self._arrivals.pop(key, (None, 0))
         arrival, own = step(arrival, now, REFUSAL_POLICY)
