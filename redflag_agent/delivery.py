@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from redflag_agent.answers import ServerRefusedError
+from redflag_agent.answers import ServerRefusedError, ThrottledError
 from redflag_agent.contact import Contact
 from redflag_agent.error_log import ErrorLog
 from redflag_agent.executor import Executor
@@ -33,14 +33,21 @@ log = logging.getLogger(__name__)
 NOT_NOW: Final = frozenset({401, 403, 408, 429})
 """Refusals (4xx) that are not about what was sent: not known, not allowed yet, too slow, too many."""
 
+WRONG_RECIPIENT: Final = "wrong_recipient"
+"""Code (401) about a statement all the same: a request of another agent would not have passed as a check-in."""
+
 UNSENT_ERRORS: Final = "errors"
 """Subsystem of the error that tells that a batch of errors was refused."""
 
 REFUSED_PAUSE: Final = 86_400.0
 """Seconds for which a statement that was refused for good is not sent: the server may be updated meanwhile."""
 
-PROGRESS_PAUSE: Final = 1.0
-"""Seconds between two messages of progress: a package manager prints hundreds of lines in that time."""
+PROGRESS_PAUSE: Final = 2.0
+"""Seconds between two messages of progress: half of the requests that a server grants an agent for good. The other
+half is for what must not wait."""
+
+THROTTLED_PAUSE: Final = 30.0
+"""Seconds without progress at least when the server asked for fewer requests."""
 
 LOOK_AGAIN: Final = 3600.0
 """Seconds after which the loop looks for something to deliver though nobody said that there is."""
@@ -96,9 +103,9 @@ class Delivery:
         await self._send_errors()
         return await self._send_progress()
 
-    async def _post(self, path: str, body: bytes) -> bytes:
+    async def _post(self, path: str, body: bytes, *, once: bool = False) -> bytes:
         evidence = self.executor.evidence(replace_machine_id=self.state.state.replace_machine_id)
-        return await self.tokens.post(path, body, evidence)
+        return await self.tokens.post(path, body, evidence, once=once)
 
     # --- statements ---
 
@@ -115,7 +122,7 @@ class Delivery:
         try:
             wire = await self._post("/agent/results", body)
         except ServerRefusedError as refusal:
-            if refusal.status in NOT_NOW:
+            if _is_later(refusal):
                 raise
             self._pass_over(statement, refusal)
             return
@@ -143,7 +150,7 @@ class Delivery:
             if not accepted and known is not None:
                 accepted = await self._post_report(scanner, stored, None)
         except ServerRefusedError as refusal:
-            if refusal.status in NOT_NOW:
+            if _is_later(refusal):
                 raise
             self.outbox.refuse(scanner, stored.report_id, refusal.problem)
             self.errors.record(f"report.{scanner}", refusal)
@@ -173,7 +180,7 @@ class Delivery:
         try:
             wire = await self._post("/agent/errors", codec.dump(batch))
         except ServerRefusedError as refusal:
-            if refusal.status in NOT_NOW:
+            if _is_later(refusal):
                 raise
             self._give_up(batch, refusal)
             return
@@ -196,11 +203,19 @@ class Delivery:
         progress = self.commander.progress()
         if progress is None:
             return LOOK_AGAIN
-        self._next_progress = self.clock.monotonic() + PROGRESS_PAUSE
+        pause = PROGRESS_PAUSE
         try:
-            await self._post("/agent/progress", codec.dump(progress))
+            await self._post("/agent/progress", codec.dump(progress), once=True)
+        except ThrottledError as refusal:
+            pause = max(THROTTLED_PAUSE, refusal.retry_after or 0.0)
         except ServerRefusedError as refusal:
-            if refusal.status in NOT_NOW:
+            if _is_later(refusal):
                 raise
             log.debug(line("progress_refused", code=refusal.problem, detail=refusal.detail))
-        return PROGRESS_PAUSE
+        self._next_progress = self.clock.monotonic() + pause
+        return pause
+
+
+def _is_later(refusal: ServerRefusedError) -> bool:
+    """Whether a refusal is not about what was sent, so that the same may be sent again."""
+    return refusal.status in NOT_NOW and refusal.problem != WRONG_RECIPIENT

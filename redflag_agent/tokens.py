@@ -93,7 +93,9 @@ class Tokens:
     entropy: Entropy
     _renewing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
-    async def post(self, path: str, body: bytes, evidence: Evidence, *, hold: int = 0) -> bytes:
+    async def post(
+        self, path: str, body: bytes, evidence: Evidence, *, hold: int = 0, once: bool = False
+    ) -> bytes:
         """
         Send a request with an access token, renewed first when it is worn out.
 
@@ -102,16 +104,17 @@ class Tokens:
             body: JSON.
             evidence: What this machine shows now.
             hold: See `ServerClient.post`.
+            once: Likewise.
         """
         await self.ensure(evidence)
         token = self._token()
         try:
-            return await self.client.post(path, body, access_token=token, hold=hold)
+            return await self.client.post(path, body, access_token=token, hold=hold, once=once)
         except ServerRefusedError as refusal:
             if refusal.status != 401 or refusal.problem != WORN_OUT:
                 raise
         await self._replace(token, evidence)
-        return await self.client.post(path, body, access_token=self._token(), hold=hold)
+        return await self.client.post(path, body, access_token=self._token(), hold=hold, once=once)
 
     async def ensure(self, evidence: Evidence) -> None:
         """Renew the access token if it is worn out, or was given for another machine than *evidence* shows."""

@@ -100,7 +100,9 @@ class ServerClient:
         """Whether a long request is wise: the one trial call of an open circuit would keep all others waiting."""
         return self.breaker.status.state is BreakerState.CLOSED
 
-    async def post(self, path: str, body: bytes, *, access_token: str | None = None, hold: int = 0) -> bytes:
+    async def post(
+        self, path: str, body: bytes, *, access_token: str | None = None, hold: int = 0, once: bool = False
+    ) -> bytes:
         """
         Send a signed request.
 
@@ -109,6 +111,7 @@ class ServerClient:
             body: JSON.
             access_token: Needed except for registration and token requests, which must not have one.
             hold: Seconds for which the server may hold the request open before it answers.
+            once: Whether a failure is not worth another attempt.
 
         Returns:
             The body of a 2xx answer, unverified.
@@ -122,15 +125,15 @@ class ServerClient:
         headers = {"content-type": "application/json"}
         if access_token is not None:
             headers["authorization"] = f"Bearer {access_token}"
-        return await self._call(_Attempt("POST", API + path, headers, body, hold))
+        return await self._call(_Attempt("POST", API + path, headers, body, hold), once=once)
 
     async def get(self, path: str) -> bytes:
         """Fetch a public document, unsigned. Raises as `post` does."""
         return await self._call(_Attempt("GET", API + path, {}))
 
-    async def _call(self, attempt: "_Attempt") -> bytes:
+    async def _call(self, attempt: "_Attempt", *, once: bool = False) -> bytes:
         return await retry(
-            self.retries,
+            attrs.evolve(self.retries, attempts=1) if once else self.retries,
             lambda: self._guarded(attempt),
             on=(UnreachableError, ServerFailedError, ThrottledError),
             budget=self._budget,

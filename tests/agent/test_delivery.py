@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from redflag_agent.answers import AnswerError, ServerRefusedError, UnreachableError
+from redflag_agent.delivery import PROGRESS_PAUSE
 from redflag_core.encoding import b64decode
 from redflag_core.errors import MalformedError
 from redflag_core.keys import SigningKey
@@ -320,7 +321,7 @@ async def test_a_server_that_lost_a_failed_scan_learns_of_it_with_the_next(tmp_p
 async def stating(parts, *numbers):
     """Register, and have these statements of the executor to deliver."""
     await parts.register()
-    desk = parts.make_commander(None, None)
+    desk = parts.desk
     for number in numbers:
         desk.state(number, statement_of(parts, number), new_id(number))
     return desk
@@ -404,6 +405,16 @@ async def test_a_statement_that_is_refused_for_good_is_told_and_kept(tmp_path):
         assert parts.outbox.refusal(statement_of(parts, 1)) is None
 
 
+async def test_a_statement_that_is_for_somebody_else_does_not_hold_up_the_others(tmp_path):
+    """401 like a request that must not be trusted, but the check-in before it was."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts, 1, 2)
+        parts.server.script.append(refuse_statements(parts, {1}, problem(401, "wrong_recipient")))
+        await parts.delivery().round()
+
+        assert ([2], [1]) == (stated(parts.server), list(desk.waiting))
+
+
 async def test_a_statement_that_was_refused_is_tried_again_after_a_restart(tmp_path):
     """Whoever updates the server and the agent need not wait for a day."""
     async with agent_parts(tmp_path / "a") as parts:
@@ -456,7 +467,7 @@ def progress_of(number):
 
 
 async def test_progress_is_sent_when_there_is_something_new_and_not_too_often(tmp_path):
-    """At most once a second; the latest, and nothing twice."""
+    """The latest, at a calm pace, and nothing twice."""
     async with agent_parts(tmp_path / "a") as parts:
         desk = await stating(parts)
         delivery = parts.delivery()
@@ -464,13 +475,30 @@ async def test_progress_is_sent_when_there_is_something_new_and_not_too_often(tm
         for number in (1, 2, 3):
             desk.show(progress_of(number))
             await delivery.runner.delivery.send()
-        parts.server.clock.advance(1)
+        parts.server.clock.advance(PROGRESS_PAUSE)
         wait = await delivery.runner.delivery.send()
         parts.server.clock.advance(5)
         await delivery.runner.delivery.send()
 
         assert [1, 3] == [progress.number for progress in parts.server.only_agent().progress]
-        assert 1.0 == wait
+        assert PROGRESS_PAUSE == wait
+
+
+async def test_a_server_that_is_too_busy_for_progress_is_left_alone_with_it(tmp_path):
+    """It is not repeated and holds nothing up: what must arrive does."""
+    async with agent_parts(tmp_path / "a") as parts:
+        desk = await stating(parts)
+        busy = problem(429, "rate_limited", headers={"retry-after": "60"})
+        parts.server.script.append(lambda request: busy if "/progress" in request.path else None)
+        delivery = parts.delivery()
+        for number in range(1, 20):
+            desk.show(progress_of(number))
+            desk.state(number, statement_of(parts, number), new_id(number))
+            await delivery.round()
+            parts.server.clock.advance(5)
+
+        assert 2 == paths(parts.server).count("/agent/progress")
+        assert list(range(1, 20)) == stated(parts.server)
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
@@ -557,7 +585,7 @@ async def test_a_restart_goes_on_where_it_was(tmp_path):
         assert ["new"] == [p.name for p in server.only_agent().reports[-1].packages]
 
 
-def refuse_statements(parts, poison):
+def refuse_statements(parts, poison, answer=None):
     """Refuse the statements with these numbers for good."""
 
     def step(request):
@@ -565,7 +593,7 @@ def refuse_statements(parts, poison):
             return None
         sent = b64decode(json.loads(request.body)["statement"])
         refused = any(sent == statement_of(parts, number) for number in poison)
-        return problem(409, "command_conflict") if refused else None
+        return (answer or problem(409, "command_conflict")) if refused else None
 
     return step
 

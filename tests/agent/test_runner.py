@@ -7,6 +7,7 @@ import pytest
 
 from redflag_agent.answers import ServerRefusedError, ThrottledError, UnreachableError
 from redflag_agent.pace import LONGEST_PAUSE, needs_operator, pause_after
+from redflag_core.commands import CommandType, Order, ScanParams
 from redflag_core.errors import CircuitOpenError
 from redflag_core.scanning import ScannerPolicy
 from tests.helpers.agents import FakeScanner, agent_parts, failed, package, runner_of, running
@@ -188,6 +189,203 @@ async def test_a_full_disk_does_not_end_the_agent_and_is_no_hot_loop(tmp_path, c
             await asyncio.sleep(2 * HOUR)
 
         assert 1 == len(parts.server.only_agent().inventories["apt"])
+
+
+def holding(clock):
+    """A server that holds check-ins, and then wants the next at once, as the real one does."""
+    server = StubServer(clock)
+    server.holds, server.pace = True, 1
+    return server
+
+
+@in_virtual_time
+async def test_a_command_is_carried_out_and_answered_within_a_second(tmp_path, clock):
+    """Ordered while a check-in is held: accepted, done, its report and its result are at the server."""
+    scanner = FakeScanner((package("a"),))
+    async with agent_parts(tmp_path / "a", holding(clock), installers=()) as parts:
+        await parts.register()
+        async with running(runner_of(parts, scanner, policy=HOURLY)):
+            await asyncio.sleep(600)
+            scanner.packages = (package("a", available="2.0"),)
+            cmd_id = parts.server.order(ScanParams("apt"), CommandType.SCAN_RUN)
+            await asyncio.sleep(1)
+
+            record = parts.server.only_agent()
+            assert "completed" == record.results()[cmd_id].outcome
+            assert [cmd_id] * 2 == [statement.cmd_id for statement in record.statements]
+            assert "2.0" == record.inventories["apt"][0].available
+            assert 2 == scanner.scans
+
+
+@in_virtual_time
+async def test_a_scan_that_was_ordered_and_fails_is_a_failed_command(tmp_path, clock):
+    """With the scanner's sentence; the next command is carried out all the same."""
+    scanner = FakeScanner((package("a"),))
+    async with agent_parts(tmp_path / "a", holding(clock), installers=()) as parts:
+        await parts.register()
+        async with running(runner_of(parts, scanner, policy=HOURLY)):
+            await asyncio.sleep(600)
+            scanner.failure = failed("dpkg was interrupted")
+            first = parts.server.order(ScanParams("apt"), CommandType.SCAN_RUN)
+            await asyncio.sleep(10)
+            scanner.failure = None
+            second = parts.server.order(ScanParams(), CommandType.SCAN_RUN)
+            await asyncio.sleep(10)
+
+        results = parts.server.only_agent().results()
+        assert ("failed", "scan_failed") == (results[first].outcome, results[first].code)
+        assert "dpkg was interrupted" in results[first].detail
+        assert "completed" == results[second].outcome
+
+
+@in_virtual_time
+async def test_after_a_day_without_a_server_everything_arrives_once(tmp_path, clock):
+    """What was accepted before is carried out, and its result waits; nothing is lost and nothing comes twice."""
+    scanner = FakeScanner((package("a"),))
+    async with agent_parts(tmp_path / "a", holding(clock), installers=()) as parts:
+        await parts.register()
+        async with running(runner_of(parts, scanner, policy=HOURLY)):
+            await asyncio.sleep(600)
+            cmd_id = parts.server.order(ScanParams(), CommandType.SCAN_RUN)
+            parts.server.script.append(
+                lambda request: None if "check-in" in request.path else problem(503, "unavailable")
+            )
+            await asyncio.sleep(5)
+            parts.server.script.append(lambda _request: problem(503, "unavailable"))
+            await asyncio.sleep(24 * HOUR)
+            assert [] == parts.server.only_agent().statements
+            parts.server.script.clear()
+            await asyncio.sleep(1200)
+
+        record = parts.server.only_agent()
+        assert "completed" == record.results()[cmd_id].outcome
+        assert 2 == len(record.statements) == len(record.envelopes)
+        assert 1 + 1 + 24 == scanner.scans
+
+
+@in_virtual_time
+async def test_an_agent_that_was_killed_before_it_delivered_delivers_after_the_restart(tmp_path, clock):
+    """The result is the one that was signed then, byte for byte, and the work is not done again."""
+    server, scanner = holding(clock), FakeScanner((package("a"),))
+    async with agent_parts(tmp_path / "a", server, installers=()) as parts:
+        await parts.register()
+        async with running(runner_of(parts, scanner, policy=HOURLY)):
+            await asyncio.sleep(600)
+            server.script.append(
+                lambda request: problem(503, "unavailable") if "/results" in request.path else None
+            )
+            cmd_id = server.order(ScanParams(), CommandType.SCAN_RUN)
+            await asyncio.sleep(5)
+            server.script.clear()
+        signed = undelivered(parts)
+    scans = scanner.scans
+
+    async with agent_parts(tmp_path / "a", server, installers=(), seed=5) as parts:
+        async with running(runner_of(parts)):
+            await asyncio.sleep(600)
+
+        record = server.only_agent()
+        assert "completed" == record.results()[cmd_id].outcome
+        assert signed == record.envelopes
+        assert [] == undelivered(parts)
+        assert scans == scanner.scans
+
+
+@in_virtual_time
+async def test_days_of_both_loops_do_not_fork_the_chain(tmp_path, clock):
+    """Tokens that wear out or are withdrawn are renewed once, whichever loop finds out: no quarantine."""
+    scanner = FakeScanner()
+    async with agent_parts(tmp_path / "a", holding(clock), installers=()) as parts:
+        parts.server.pace = 600
+        await parts.register()
+        slow(parts)
+        async with running(runner_of(parts, scanner, policy=HOURLY)):
+            for number in range(72):
+                scanner.packages = (package(f"p{number}"),)
+                parts.server.order(ScanParams("apt"), CommandType.SCAN_RUN)
+                if number % 10 == 0:
+                    parts.server.withdraw_access_tokens()
+                await asyncio.sleep(HOUR)
+
+        record = parts.server.only_agent()
+        assert "active" == record.status
+        assert list(range(1, len(record.generations) + 1)) == record.generations
+        assert 8 <= len(record.generations) <= 12
+        assert 72 == len(record.results())
+
+
+@in_virtual_time
+async def test_a_command_of_another_epoch_waits_for_the_bundle(tmp_path, clock):
+    """The new bundle is fetched before its first command is handed over."""
+    async with agent_parts(tmp_path / "a", holding(clock), installers=()) as parts:
+        await parts.register()
+        async with running(runner_of(parts, FakeScanner(), policy=HOURLY)):
+            await asyncio.sleep(600)
+            parts.server.publish(version=2, epoch=1)
+            cmd_id = parts.server.order(ScanParams(), CommandType.SCAN_RUN)
+            await asyncio.sleep(120)
+
+        assert "completed" == parts.server.only_agent().results()[cmd_id].outcome
+
+
+@in_virtual_time
+async def test_the_state_in_a_check_in_is_the_journals(tmp_path, clock):
+    """The server learns from each check-in how far the executor has come."""
+    async with agent_parts(tmp_path / "a", holding(clock), installers=()) as parts:
+        await parts.register()
+        async with running(runner_of(parts, FakeScanner(), policy=HOURLY)):
+            await asyncio.sleep(60)
+            for _ in range(3):
+                parts.server.order(ScanParams(), CommandType.SCAN_RUN)
+                await asyncio.sleep(60)
+
+        assert Order(0, 0, 3) == parts.server.only_agent().reported
+
+
+@in_virtual_time
+async def test_one_run_carries_out_what_came_and_brings_the_result(tmp_path, clock):
+    """Started by a timer, it checks in once, works, scans again, and leaves nothing behind."""
+    scanner = FakeScanner((package("a"),))
+    async with agent_parts(tmp_path / "a", holding(clock), installers=()) as parts:
+        await parts.register()
+        cmd_id = parts.server.order(ScanParams(), CommandType.SCAN_RUN)
+        await asyncio.wait_for(runner_of(parts, scanner, policy=HOURLY).run_once(), 60)
+
+        record = parts.server.only_agent()
+        assert "completed" == record.results()[cmd_id].outcome
+        assert ([0], []) == ([check_in.wait for check_in in record.check_ins], undelivered(parts))
+
+
+@in_virtual_time
+async def test_one_run_that_is_refused_is_remembered(tmp_path, clock):
+    """``status`` shows the server's word, as it does for an agent that runs on."""
+    async with agent_parts(tmp_path / "a", StubServer(clock)) as parts:
+        await parts.register()
+        parts.server.only_agent().status = "quarantined"
+        with pytest.raises(ServerRefusedError):
+            await runner_of(parts, FakeScanner(), policy=HOURLY).run_once()
+
+        shown = parts.state.state.status, parts.state.state.status_detail
+        assert ("agent_quarantined", "an operator must look at it") == shown
+
+
+def undelivered(parts):
+    """Statements in the journal that no server has."""
+    with parts.identity.executor.journal.page() as page:
+        return [kept.envelope for kept in page.undelivered(100)]
+
+
+def slow(parts):
+    """Let each request take a second, so that others come in between."""
+    handle = parts.http._transport.handle_async_request
+
+    async def handle_slowly(request):
+        await asyncio.sleep(0.5)
+        response = await handle(request)
+        await asyncio.sleep(0.5)
+        return response
+
+    parts.http._transport.handle_async_request = handle_slowly
 
 
 @in_virtual_time

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -10,13 +11,14 @@ import httpx2
 
 from redflag_agent.address import parse_address
 from redflag_agent.agent import Surroundings
-from redflag_agent.assembly import MakeCommander, Opened, assemble
+from redflag_agent.assembly import Opened, assemble
 from redflag_agent.check_in import pace
 from redflag_agent.data_dir import DataDirectory
 from redflag_agent.database import Database
 from redflag_agent.error_log import ErrorLog
-from redflag_agent.executor import Journal, Undelivered
+from redflag_agent.executor import Commander, Journal, LocalCommander, Undelivered
 from redflag_agent.identity import Identity, open_identity
+from redflag_agent.installers.model import Installer
 from redflag_agent.orders import hand_over
 from redflag_agent.outbox import Outbox
 from redflag_agent.register import register
@@ -134,7 +136,8 @@ class Parts:
     identity: Identity
     database: Database
     client: ServerClient
-    make_commander: MakeCommander
+    desk: Commander
+    installers: Sequence[Installer] | None
     told: list[dict] = attrs.field(factory=list)
 
     def tell(self, event, **facts) -> None:
@@ -165,18 +168,35 @@ class Parts:
 
     def runner(self, *scanners: FakeScanner, policy: ScannerPolicy | None = None) -> Runner:
         """All loops of the agent, as after a start; waiting is the event loop's own."""
+        trust = self.trust
         opened = Opened(
             client=self.client,
             state=self.state,
             executor=self.identity.executor,
-            trust=self.trust,
+            trust=trust,
             database=self.database,
             clock=self.clock,
             entropy=self.entropy,
             sleep=asyncio.sleep,
             tell=self.tell,
         )
-        return assemble(opened, scanners, lambda _name: policy or ScannerPolicy(), self.make_commander)
+
+        def commander(rescan, on_error) -> Commander:
+            if self.installers is None:
+                return self.desk
+            return LocalCommander(
+                self.directory,
+                self.state,
+                self.identity.executor,
+                held=trust.held,
+                installers=self.installers,
+                rescan=rescan,
+                on_error=on_error,
+                sleep=asyncio.sleep,
+                launcher=lambda _name: (),
+            )
+
+        return assemble(opened, scanners, lambda _name: policy or ScannerPolicy(), commander)
 
     def delivery(self) -> "Rounds":
         """The agent's talk with the server, as after a start."""
@@ -268,7 +288,16 @@ class Desk:
 
 @asynccontextmanager
 async def agent_parts(
-    path, server=None, *, clock=None, machine=None, seed=0, transport=None, http=None, commander=None
+    path,
+    server=None,
+    *,
+    clock=None,
+    machine=None,
+    seed=0,
+    transport=None,
+    http=None,
+    commander=None,
+    installers=None,
 ):
     """
     The parts of an agent in *path*. Open it twice for a restart.
@@ -282,6 +311,7 @@ async def agent_parts(
         transport: HTTP transport; the stub server's unless given.
         http: HTTP client in place of a transport; its owner closes it.
         commander: Who carries commands out; a `Desk` unless given.
+        installers: With these, also with none of them, the real executor carries commands out.
     """
     server = server or StubServer(clock)
     clock = clock or server.clock
@@ -310,7 +340,8 @@ async def agent_parts(
             identity=identity,
             database=database,
             client=client,
-            make_commander=lambda _rescan, _on_error: desk,
+            desk=desk,
+            installers=installers,
         )
 
 
