@@ -235,6 +235,10 @@ class Page:
         """Commands that are accepted or started and have not ended, in order of arrival."""
         return self._entries(_OPEN)
 
+    def latest(self, most: int) -> Sequence[Entry]:
+        """The last *most* commands that arrived, the newest first."""
+        return self._entries("number > ?", self.last_number() - most)[::-1]
+
     def last_number(self) -> int:
         """Number of the last command that arrived; 0 when there was none."""
         return int(self._value("SELECT max(number) FROM commands") or 0)

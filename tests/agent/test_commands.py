@@ -1,5 +1,6 @@
 """``redflag agent`` as people and service managers use it: processes, sockets, exit codes, sentences."""
 
+import asyncio
 import json
 import os
 import re
@@ -19,11 +20,17 @@ from redflag_agent.database import OutboxError
 from redflag_agent.exits import exit_code
 from redflag_agent.scanners import StorageScanner, SystemScanner
 from redflag_agent.settings import AgentSettings
+from redflag_agent.status import read_status, show_status
+from redflag_core.commands import CommandType, ScanParams
+from redflag_core.encoding import b64decode
+from redflag_core.envelope import parse_envelope
 from redflag_core.errors import CircuitOpenError, ConfigurationError, ExpiredError, KeyFileError
 from redflag_core.scanning import PackageState, ScannerPolicy
+from redflag_core.statements import RESULT_TYPE
 from redflag_core.testing import FrozenClock
-from tests.helpers.agents import FakeScanner, agent_parts, failed, package
+from tests.helpers.agents import FakeScanner, agent_parts, failed, new_id, package, running, scan_report
 from tests.helpers.stub_server import LostAnswerError, StubServer, problem, serving
+from tests.helpers.virtual_time import run_in_virtual_time
 
 DONE, FAILED, MISCONFIGURED, NOT_REGISTERED, REFUSED, UNREACHABLE, IN_USE = range(7)
 TIMEOUT = 30
@@ -37,6 +44,11 @@ class Directory:
         path.mkdir(mode=0o700)
         off = (f"[scanners.{name}]\nenabled = false\n" for name in ("apt", "storage", "system"))
         (path / "agent.toml").write_text("".join(off))
+
+    def enable(self, name):
+        """Let it scan all the same."""
+        settings = self.path / "agent.toml"
+        settings.write_text(settings.read_text().replace(f"[scanners.{name}]\nenabled = false\n", ""))
 
     def popen(self, *arguments, **options):
         """Start a command."""
@@ -326,9 +338,6 @@ def test_status_before_anything_is_there(tmp_path):
 
 async def test_status_shows_the_last_scans(tmp_path):
     """What was found and what waits, from the outbox."""
-    from redflag_agent.status import read_status, show_status
-    from tests.helpers.agents import new_id, scan_report
-
     async with agent_parts(tmp_path / "agent") as parts:
         parts.outbox.record_scan(scan_report(package("a", available="2")), report_id=new_id(1))
     status = read_status(tmp_path / "agent")
@@ -339,14 +348,114 @@ async def test_status_shows_the_last_scans(tmp_path):
 
 async def test_status_does_not_call_a_scanner_of_facts_empty(tmp_path):
     """It has no packages by nature, not because nothing is installed."""
-    from redflag_agent.status import read_status, show_status
-    from tests.helpers.agents import new_id, scan_report
-
     async with agent_parts(tmp_path / "agent") as parts:
         parts.outbox.record_scan(scan_report(scanner="storage"), report_id=new_id(1))
     shown = show_status(read_status(tmp_path / "agent"), as_json=False)
 
     assert re.search(r"^scan storage: \S+: done$", shown, re.MULTILINE)
+
+
+def test_status_shows_commands_statements_and_limits(tmp_path):
+    """What was ordered and how it ended, what the server refused to take, and what the owner allows."""
+
+    async def main(clock):
+        server = StubServer(clock)
+        server.pace = 5
+        refused = problem(409, "command_conflict")
+        async with agent_parts(tmp_path / "agent", server, installers=()) as parts:
+            await parts.register()
+            cmd_id = server.order(ScanParams(), CommandType.SCAN_RUN)
+            server.script.append(lambda request: refused if "/results" in request.path else None)
+            async with running(parts.runner()):
+                await asyncio.sleep(30)
+        return cmd_id
+
+    cmd_id = run_in_virtual_time(main)
+    (tmp_path / "agent" / "limits.toml").write_text('starts_per_day = 3\nmanagers = ["apt"]\n')
+    status = read_status(tmp_path / "agent")
+    text = show_status(status, as_json=False)
+
+    (command,) = status["commands"]
+    assert (cmd_id, "scan.run", "done", "completed") == tuple(
+        command[name] for name in ("cmd_id", "type", "state", "outcome")
+    )
+    assert {"command_conflict"} == {statement["refused"] for statement in status["statements"]}
+    assert re.search(rf"^command scan.run {cmd_id}: completed: 2026-", text, re.MULTILINE)
+    assert f"statement about {cmd_id}: the server refused it at 2026-01-01T00:00:" in text
+    assert "limits: 3 changes a day with apt, at any time" in text
+    assert json.loads(show_status(status, as_json=True)) == status
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "20 changes a day with any package manager, at any time"),
+        ("changes = false", "no changes"),
+        ('[[windows]]\nstart = "22:00"\nend = "04:00"', "20 changes a day with any package manager, in 1 windows"),
+        ("starts_per_day = -1", "nothing is changed on this machine"),
+    ],
+)
+def test_status_says_what_the_owner_allows(tmp_path, text, said):
+    """And that nothing is changed when their file is of no use."""
+    (tmp_path / "limits.toml").write_text(text)
+
+    assert f"limits: {said}" in show_status(read_status(tmp_path), as_json=False)
+
+
+def test_an_agent_killed_before_it_delivered_a_result_delivers_it_after_the_restart(directory, server):
+    """Kill -9 of the process: the result is the one that was signed before, and it is recorded once."""
+    token = server.registration_token().text()
+    directory.enable("system")
+    server.pace, sent = 1, []
+    with directory.running(token) as child:
+        read_line(child, "registered")
+        cmd_id = server.order(ScanParams("system"), CommandType.SCAN_RUN)
+
+        def kill(request):
+            if "/results" not in request.path:
+                return
+            wire = b64decode(json.loads(request.body)["statement"])
+            if parse_envelope(wire).payload_type == RESULT_TYPE:
+                sent.append(wire)
+                child.kill()
+                raise LostAnswerError
+
+        server.script.append(kill)
+        child.wait(TIMEOUT)
+        server.script.clear()
+
+    code, _, errors = directory.run("run", "--once")
+
+    assert DONE == code, errors
+    assert "completed" == server.only_agent().results()[cmd_id].outcome
+    assert sent == [
+        wire for wire in server.only_agent().envelopes if parse_envelope(wire).payload_type == RESULT_TYPE
+    ]
+    assert [] == directory.status()["statements"]
+
+
+def test_run_once_carries_out_what_was_ordered(directory, server):
+    """And the server has the result when the command ends."""
+    directory.enable("system")
+    directory.run("register", "--token-stdin", token=server.registration_token().text())
+    cmd_id = server.order(ScanParams("system"), CommandType.SCAN_RUN)
+
+    code, _, errors = directory.run("run", "--once")
+
+    assert DONE == code, errors
+    assert "completed" == server.only_agent().results()[cmd_id].outcome
+    assert [0] == [check_in.wait for check_in in server.only_agent().check_ins]
+
+
+def test_run_once_that_is_refused_is_shown_by_status(directory, server):
+    """With the server's code and sentence."""
+    directory.run("register", "--token-stdin", token=server.registration_token().text())
+    server.only_agent().status = "quarantined"
+
+    assert REFUSED == directory.run("run", "--once")[0]
+
+    status = directory.status()
+    assert ("agent_quarantined", "an operator must look at it") == (status["status"], status["detail"])
 
 
 def test_scan_shows_what_is_pending():
@@ -417,6 +526,13 @@ def test_nothing_to_scan_is_a_sentence():
     for settings, scanners in ((AgentSettings(), []), (off, [FakeScanner()])):
         with pytest.raises(ConfigurationError, match="nothing to scan"):
             scan_machine(settings, scanners, as_json=False)
+
+
+def read_line(child, part):
+    """The next line of progress that holds *part*."""
+    while part not in (text := child.stdout.readline()):
+        assert text, child.stderr.read()
+    return text
 
 
 def server_agent(child):
