@@ -193,7 +193,7 @@ class Runs:
         """Commands that have directories here."""
         try:
             return frozenset(path.name.partition(".")[0] for path in self.path.iterdir())
-        except FileNotFoundError:
+        except OSError:
             return frozenset()
 
     def remove(self, cmd_id: str) -> None:

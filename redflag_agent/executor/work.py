@@ -84,11 +84,11 @@ class Worker:
     _recovered: bool = attrs.field(default=False, init=False)
 
     async def run(self) -> None:
-        """Work until cancelled. Another exception is a bug."""
+        """Work until cancelled."""
         while True:
             try:
                 await self._turn()
-            except JournalError as error:
+            except Exception as error:  # a full disk or a mistake must not end the executor
                 self.on_error("executor", error)
                 await self.upgrader.sleep(JOURNAL_PAUSE)
 

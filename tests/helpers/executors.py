@@ -31,7 +31,7 @@ from redflag_core.commands import (
 from redflag_core.envelope import parse_envelope, sign_envelope
 from redflag_core.freshness import unix
 from redflag_core.keys import SigningKey
-from redflag_core.messages import PublicKey, Role, TrustedKey
+from redflag_core.messages import Phase, Progress, PublicKey, Role, TrustedKey
 from redflag_core.statements import CommandResult, open_statement
 from redflag_core.testing import FrozenClock, SeededEntropy
 from redflag_core.trust import DAY, Root, first_root, new_bundle, next_root, sign_bundle
@@ -149,6 +149,7 @@ class Bench:
     errors: list[tuple[str, BaseException]]
     scans: list[str | None]
     scan_failure: list[Exception]
+    shown: Progress | None = None
 
     @property
     def recipient(self) -> Recipient:
@@ -240,6 +241,16 @@ class Bench:
         finally:
             stop.set()
             await working
+
+    def shows(self, phase: Phase | None = None) -> bool:
+        """Whether there is new progress (of this phase), kept in `shown`."""
+        new = self.commander.progress()
+        self.shown = new or self.shown
+        return new is not None and phase in (None, new.phase)
+
+    def reached(self, name: str) -> bool:
+        """Whether the installation has come to a package whose gate is closed."""
+        return (self.installer.root / "reached" / name).exists()
 
     async def work_off(self) -> None:
         """Work until nothing is left to do."""
