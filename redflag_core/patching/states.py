@@ -210,7 +210,8 @@ def _made_up_for(state: PackageState, seen: Sighting) -> PackageState:
 
 
 def _sightings() -> Iterator[Sighting]:
-    for observed, present, scan_ok, damaged, newer in product(SCANNED_STATES, *([(True, False)] * 4)):
+    either = (True, False)
+    for observed, present, scan_ok, damaged, newer in product(SCANNED_STATES, either, either, either, either):
         yield Sighting(observed=observed, present=present, scan_ok=scan_ok, damaged=damaged, newer=newer)
 
 

@@ -38,9 +38,15 @@ _ANSWERED: Final = frozenset(
 _OUTLIVES_FAILURE: Final = _ANSWERED | {PackageState.EXCLUDED, PackageState.NOT_APPLICABLE}
 
 
-def is_damaged(package: Package) -> bool:
-    """Whether the newest version is there and the manager has not finished with it: else there is no reason."""
-    return package.state is PackageState.CURRENT and package.reason is not None
+def is_damaged(observed: PackageState, reason: str | None) -> bool:
+    """
+    Whether the newest version of a package is there, and its manager has not finished with it.
+
+    Args:
+        observed: What a scan saw it as.
+        reason: `Package.reason`: a package that is up to date has one only when it is damaged.
+    """
+    return observed is PackageState.CURRENT and reason is not None
 
 
 def fold(
@@ -99,4 +105,4 @@ def fold_report(known: Mapping[PackageKey, PackageState], report: ScanReport) ->
 def _fold_package(previous: PackageState | None, package: Package | None, *, scan_ok: bool) -> PackageState:
     if package is None:
         return fold(previous, None, scan_ok=scan_ok)
-    return fold(previous, package.state, scan_ok=scan_ok, damaged=is_damaged(package))
+    return fold(previous, package.state, scan_ok=scan_ok, damaged=is_damaged(package.state, package.reason))

@@ -38,6 +38,7 @@ class EventController(OperatorController):
         runtime: Injected[Runtime],
         kind: Annotated[str | None, QueryParameter(max_length=128, description="Kind, `agent.approved`.")] = None,
         agent_id: Annotated[UUID | None, QueryParameter(description="Id of the machine.")] = None,
+        package_id: Annotated[UUID | None, QueryParameter(description="Id of the package.")] = None,
         code: Annotated[str | None, QueryParameter(max_length=64, description="Code of a refusal.")] = None,
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
@@ -45,4 +46,4 @@ class EventController(OperatorController):
         """List events, newest first."""
         page = PageOf(cursor, limit, newest_first=True)
         async with runtime.database.read() as session:
-            return await list_events(session, visible, EventFilter(kind, agent_id, code), page)
+            return await list_events(session, visible, EventFilter(kind, agent_id, package_id, code), page)

@@ -19,11 +19,13 @@ class EventFilter:
     Attributes:
         kind: Of this kind; None for all.
         agent_id: About this machine; None for all.
+        package_id: About this package; None for all.
         code: With this error code; None for all.
     """
 
     kind: str | None = None
     agent_id: UUID | None = None
+    package_id: UUID | None = None
     code: str | None = None
 
 
@@ -34,6 +36,8 @@ async def list_events(session: AsyncSession, visible: Scope, wanted: EventFilter
         query = query.where(Event.kind == wanted.kind)
     if wanted.agent_id is not None:
         query = query.where(Event.agent_id == wanted.agent_id)
+    if wanted.package_id is not None:
+        query = query.where(Event.package_id == wanted.package_id)
     if wanted.code is not None:
         query = query.where(Event.code == wanted.code)
     rows, cursor = await fetch_page(session, query, Event, page)
@@ -48,6 +52,7 @@ def _item(event: Event) -> EventItem:
         kind=event.kind,
         actor=event.actor,
         agent_id=event.agent_id,
+        package_id=event.package_id,
         code=event.code,
         message=event.message,
         data=dict(event.data),

@@ -1,6 +1,7 @@
-"""Write events: `record` inside a transaction; `RefusalRecorder` for requests that changed nothing."""
+"""Write events: `record` and `record_all` inside a transaction; `RefusalRecorder` for what changed nothing."""
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -27,6 +28,50 @@ REFUSAL_POLICY: Final = RateLimitPolicy(count=6, period_seconds=60, burst=20)
 CODE_REFUSAL_POLICY: Final = RateLimitPolicy(count=120, period_seconds=60, burst=500)
 
 
+@attrs.frozen(kw_only=True)
+class NewEvent:
+    """
+    Something that happens.
+
+    Attributes:
+        kind: Stable name, ``agent.registered``.
+        actor: Who: ``user:...``, ``agent:...``, ``server``, ``address:...``.
+        message: One sentence for people, without secrets.
+        organization_id: Whose event it is; the installation's when it belongs to no client.
+        agent_id: The agent it is about, if any.
+        package_id: The package of it that it is about, if any.
+        code: Error code of a refusal or failure.
+        data: Further facts, without secrets.
+    """
+
+    kind: str
+    actor: str
+    message: str
+    organization_id: UUID = INSTALLATION
+    agent_id: UUID | None = None
+    package_id: UUID | None = None
+    code: str | None = None
+    data: dict[str, Any] = attrs.field(factory=dict)
+
+
+async def record_all(session: AsyncSession, at: datetime, events: Sequence[NewEvent]) -> None:
+    """
+    Record what happens, in the transaction in which it happens.
+
+    Args:
+        session: The open write transaction.
+        at: Database time.
+        events: What happens, in order.
+    """
+    if events:
+        await session.execute(insert(Event), [_row(at, event) for event in events])
+
+
+def _row(at: datetime, event: NewEvent) -> dict[str, Any]:
+    values = attrs.asdict(event, recurse=False)
+    return {**values, "id": uuid7(), "at": at, "actor": event.actor[:128]}
+
+
 async def record(
     session: AsyncSession,
     *,
@@ -36,36 +81,22 @@ async def record(
     message: str,
     organization_id: UUID = INSTALLATION,
     agent_id: UUID | None = None,
+    package_id: UUID | None = None,
     code: str | None = None,
     data: dict[str, Any] | None = None,
 ) -> None:
-    """
-    Record what happens, in the transaction in which it happens.
-
-    Args:
-        session: The open write transaction.
-        at: Database time.
-        kind: Stable name, ``agent.registered``.
-        actor: Who: ``user:...``, ``agent:...``, ``server``, ``address:...``.
-        message: One sentence for people, without secrets.
-        organization_id: Whose event it is; the installation's when it belongs to no client.
-        agent_id: The agent it is about, if any.
-        code: Error code of a refusal.
-        data: Further facts, without secrets.
-    """
-    await session.execute(
-        insert(Event).values(
-            id=uuid7(),
-            organization_id=organization_id,
-            at=at,
-            kind=kind,
-            actor=actor[:128],
-            agent_id=agent_id,
-            code=code,
-            message=message,
-            data=data or {},
-        )
+    """Record one event; see `NewEvent`."""
+    event = NewEvent(
+        kind=kind,
+        actor=actor,
+        message=message,
+        organization_id=organization_id,
+        agent_id=agent_id,
+        package_id=package_id,
+        code=code,
+        data=data or {},
     )
+    await record_all(session, at, [event])
 
 
 @attrs.frozen

@@ -19,6 +19,7 @@ class EventItem:
         kind: Stable name, ``agent.registered``.
         actor: Who: ``user:...``, ``api-key:...``, ``agent:...``, ``server``, ``address:...``.
         agent_id: The machine it is about, or null.
+        package_id: The package of it that it is about, or null.
         code: Error code of a refusal, or null.
         message: What happened, for people.
         data: Further facts.
@@ -30,6 +31,7 @@ class EventItem:
     kind: str
     actor: str
     agent_id: UUID | None
+    package_id: UUID | None
     code: str | None
     message: str
     data: dict[str, Any]
@@ -42,6 +44,7 @@ EVENT_EXAMPLE: Final = EventItem(
     kind="agent.approved",
     actor="user:alice",
     agent_id=UUID("01936f3e-8b5a-7c4d-9e2f-0a1b2c3d4e61"),
+    package_id=None,
     code=None,
     message="web-01 was approved: seen on the rack, serial number checked",
     data={"before": "pending", "reason": "seen on the rack, serial number checked"},

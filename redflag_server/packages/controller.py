@@ -4,7 +4,7 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from litestar import get
-from litestar.params import QueryParameter
+from litestar.params import FromPath, QueryParameter
 
 from redflag_core.scanning import PackageState, Severity
 from redflag_server.db.pages import DEFAULT_LIMIT, Page, PageOf
@@ -12,7 +12,7 @@ from redflag_server.db.scope import Scope
 from redflag_server.injection import Injected
 from redflag_server.openapi import answers
 from redflag_server.operators import MAX_FILTER, Cursor, Limit, OperatorController
-from redflag_server.packages.listing import PackageFilter, list_packages
+from redflag_server.packages.listing import PackageFilter, get_package, list_packages
 from redflag_server.packages.schema import PACKAGE_EXAMPLE, PackageItem
 from redflag_server.runtime import Runtime
 
@@ -56,3 +56,17 @@ class PackageController(OperatorController):
         wanted = PackageFilter(agent_id, states or (), include_current, severity or (), name, manager)
         async with runtime.database.read() as session:
             return await list_packages(session, visible, wanted, PageOf(cursor, limit))
+
+    @get(
+        "/{package_id:uuid}",
+        operation_id="GetPackage",
+        summary="Get a package",
+        opt={"permission": "packages:read"},
+        responses=answers(PackageItem, PACKAGE_EXAMPLE, 404),
+    )
+    async def get_package(
+        self, package_id: FromPath[UUID], visible: Injected[Scope], runtime: Injected[Runtime]
+    ) -> PackageItem:
+        """Get a package of a machine."""
+        async with runtime.database.read() as session:
+            return await get_package(session, visible, package_id)

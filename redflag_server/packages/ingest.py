@@ -6,12 +6,13 @@ from typing import Any, Final
 from uuid import UUID
 
 import attrs
-from sqlalchemy import bindparam, func, insert, select, tuple_, update
+from sqlalchemy import bindparam, func, insert, not_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from redflag_core.errors import MalformedError
 from redflag_core.messages import MAX_SCANNERS, Report, ReportAccepted
+from redflag_core.patching.states import UNDECIDED
 from redflag_core.scanning import (
     FACT_SCANNERS,
     SCANNED_STATES,
@@ -26,9 +27,11 @@ from redflag_core.scanning import (
     updated_hash,
 )
 from redflag_core.scanning import Package as ScannedPackage
+from redflag_core.scanning.states import is_damaged
 from redflag_server.checkin.authentication import VerifiedAgent
 from redflag_server.checkin.claims import recheck
-from redflag_server.events.recorder import record
+from redflag_server.events.recorder import NewEvent, record, record_all
+from redflag_server.packages.moves import DECISION_COLUMNS
 from redflag_server.packages.tables import Package, Scanner, ScanReport
 from redflag_server.problems import ConflictError
 from redflag_server.runtime import Runtime
@@ -136,8 +139,8 @@ class _Ingest:
             if not self._fits(scanner, rows, come):
                 return False
         await self._write(rows, come, gone)
+        await self._settle()
         if scanner.status != ScanStatus.OK:
-            await self._know_again()
             await self._event("scanner.recovered", f"The scanner {self.name} works again.")
         return True
 
@@ -220,6 +223,8 @@ class _Ingest:
         ]
         closed = [self._closed(rows[key]) for key in sorted(gone)]
         self.changed, self.removed = len(new) + len(kept), len(closed)
+        ended = {change["row"]: PackageState(change["state"]) for change in (*kept, *closed)}
+        await self._tell_ended([row for row in rows.values() if row.id in ended and row.decision], ended)
         connection = await self.session.connection()
         table = Package.__table__
         if new:
@@ -245,30 +250,55 @@ class _Ingest:
         }
 
     def _changed(self, row: Any, package: ScannedPackage) -> dict[str, Any]:
-        state = fold(PackageState(row.state), package.state, scan_ok=True)
+        damaged = is_damaged(package.state, package.reason)
+        state = fold(PackageState(row.state), package.state, scan_ok=True, damaged=damaged)
         state_at = row.state_at if state == row.state else self.now
         changes = {"state": state, "state_at": state_at, "manager": self.report.manager}
-        return {"row": row.id, **changes, **_columns(package)}
+        return {"row": row.id, **changes, **_said(row, state), **_columns(package)}
 
     def _closed(self, row: Any) -> dict[str, Any]:
         state = fold(PackageState(row.state), None, scan_ok=True)
-        return {"row": row.id, "state": state, "state_at": self.now, "present": False}
+        state_at = row.state_at if state == row.state else self.now
+        return {"row": row.id, "state": state, "state_at": state_at, "present": False, **_said(row, state)}
 
-    async def _know_again(self) -> None:
-        """After a failure: packages that did not change are again what was observed of them."""
-        for observed in sorted(SCANNED_STATES):
-            folded = fold(PackageState.UNKNOWN, observed, scan_ok=True)
-            await self._restate(
-                folded, Package.state == PackageState.UNKNOWN, Package.observed == observed, Package.present
-            )
+    async def _settle(self) -> None:
+        """
+        Packages that did not change are again what was observed of them.
 
-    async def _restate(self, state: PackageState, *conditions: Any) -> None:
+        After a failure they are unknown, and what a plan or an installation found out of them is older than this
+        scan. What was installed stays so: its row may be from before.
+        """
+        pairs = tuple_(Package.state, Package.observed).in_(_GIVE_WAY)
+        broken = (Package.state == PackageState.FAILED) & Package.reason.is_not(None)
+        await self._restate(
+            Package.observed, pairs, not_(broken & (Package.observed == PackageState.CURRENT)), Package.present
+        )
+
+    async def _restate(self, state: Any, *conditions: Any) -> None:
+        """Set a state in which only scans speak."""
         await self.session.execute(
             update(Package)
             .where(Package.agent_id == self.agent_id, Package.scanner == self.name, *conditions)
-            .values(state=state, state_at=self.now)
+            .values(state=state, state_at=self.now, **dict.fromkeys(_SAID))
             .execution_options(synchronize_session=False)
         )
+
+    async def _tell_ended(self, rows: Iterable[Any], states: Mapping[UUID, PackageState]) -> None:
+        """What people said of packages ends when there is nothing left to say it of."""
+        events = [
+            NewEvent(
+                kind="package.decision_ended",
+                actor=f"agent:{self.agent_id}",
+                message=f"{row.name} is {_words(states[row.id])} now; it was {_words(row.state)}.",
+                organization_id=self.organization_id,
+                agent_id=self.agent_id,
+                package_id=row.id,
+                data={"name": row.name, "before": row.state, "after": states[row.id], "decision": row.decision},
+            )
+            for row in rows
+            if states[row.id] in UNDECIDED and row.state not in UNDECIDED and row.state != PackageState.INSTALLED
+        ]
+        await record_all(self.session, self.now, events)
 
     async def _event(self, kind: str, message: str) -> None:
         await record(
@@ -281,6 +311,28 @@ class _Ingest:
             agent_id=self.agent_id,
             data={"scanner": self.name, "report": self.report.report_id},
         )
+
+
+_SAID: Final = (*DECISION_COLUMNS, "plan_id", "state_reason")
+_WORDS: Final = {PackageState.CURRENT: "up to date", PackageState.NOT_APPLICABLE: "gone"}
+
+
+def _words(state: str) -> str:
+    return _WORDS.get(PackageState(state)) or state.replace("_", " ")
+
+
+def _said(row: Any, state: PackageState) -> dict[str, Any]:
+    """What people, plans and installations said of a package: kept while its state is one of theirs."""
+    return {name: None if state in UNDECIDED else getattr(row, name) for name in _SAID}
+
+
+_GIVE_WAY: Final = [
+    (state, observed)
+    for state in sorted(set(PackageState) - {PackageState.INSTALLED})
+    for observed in sorted(SCANNED_STATES)
+    if fold(state, observed, scan_ok=True) is not state
+]
+"""State and observed state of packages that a scan would move to the latter."""
 
 
 _FIELDS = tuple(field.name for field in attrs.fields(ScannedPackage) if field.name not in ("state", "cves"))

@@ -1,18 +1,21 @@
 """Packages as operators see them."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import attrs
+from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from redflag_core.patching import Decision
 from redflag_core.scanning import PackageState, Severity
 from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import Page, PageOf, fetch_page
 from redflag_server.db.scope import Scope
 from redflag_server.packages.schema import PackageItem
 from redflag_server.packages.tables import Package
+from redflag_server.problems import NotFoundError
 
 HIDDEN: Final = (PackageState.CURRENT, PackageState.NOT_APPLICABLE)
 """States that are shown only when asked for: most packages, and those that are gone."""
@@ -40,11 +43,9 @@ class PackageFilter:
     manager: str | None = None
 
 
-async def list_packages(
-    session: AsyncSession, visible: Scope, wanted: PackageFilter, page: PageOf
-) -> Page[PackageItem]:
-    """One page of the packages that the caller may see."""
-    query = visible.select(Package, Package, Agent.hostname).join(Agent, Agent.id == Package.agent_id)
+def select_packages(visible: Scope, wanted: PackageFilter, *columns: Any) -> "Select[Any]":
+    """The SELECT of the packages that a filter finds, of those that the caller may see."""
+    query = visible.select(Package, *columns)
     if wanted.states:
         query = query.where(Package.state.in_(wanted.states))
     else:
@@ -58,8 +59,30 @@ async def list_packages(
         query = query.where(Package.name.icontains(wanted.name, autoescape=True))
     if wanted.manager is not None:
         query = query.where(Package.manager == wanted.manager)
+    return query
+
+
+async def list_packages(
+    session: AsyncSession, visible: Scope, wanted: PackageFilter, page: PageOf
+) -> Page[PackageItem]:
+    """One page of the packages that the caller may see."""
+    query = select_packages(visible, wanted, Package, Agent.hostname).join(Agent, Agent.id == Package.agent_id)
     rows, cursor = await fetch_page(session, query, Package, page)
     return Page([package_item(package, hostname) for package, hostname in rows], cursor)
+
+
+async def get_package(session: AsyncSession, visible: Scope, package_id: UUID) -> PackageItem:
+    """
+    One package.
+
+    Raises:
+        NotFoundError: No such package, or not for the caller to see.
+    """
+    query = visible.select(Package, Package, Agent.hostname).join(Agent, Agent.id == Package.agent_id)
+    row = (await session.execute(query.where(Package.id == package_id))).one_or_none()
+    if row is None:
+        raise NotFoundError("there is no such package")
+    return package_item(*row)
 
 
 def package_item(package: Package, hostname: str) -> PackageItem:
@@ -75,7 +98,7 @@ def package_item(package: Package, hostname: str) -> PackageItem:
         available=package.available,
         severity=Severity(package.severity),
         state=PackageState(package.state),
-        reason=package.reason,
+        reason=package.state_reason or package.reason,
         security=package.security,
         origin=package.origin,
         source=package.source,
@@ -85,4 +108,10 @@ def package_item(package: Package, hostname: str) -> PackageItem:
         cves=list(package.cves),
         first_seen_at=package.first_seen_at,
         state_at=package.state_at,
+        decision=None if package.decision is None else Decision(package.decision),
+        decided_at=package.decided_at,
+        decided_by=package.decided_by,
+        decided_until=package.decided_until,
+        decision_reason=package.decision_reason,
+        plan_id=package.plan_id,
     )

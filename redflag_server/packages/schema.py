@@ -6,6 +6,7 @@ from uuid import UUID
 
 import attrs
 
+from redflag_core.patching import Decision
 from redflag_core.scanning import PackageState, Severity
 
 
@@ -25,7 +26,7 @@ class PackageItem:
         available: Version that the manager would install, or null.
         severity: How bad it is to lack that one.
         state: Where it stands.
-        reason: Why it is held, kept back or phased, or null.
+        reason: Why it is in this state, or null: what the machine, its scanner or whoever decided says.
         security: Whether a security update is among what it lacks.
         origin: Repository of the available version, or null.
         source: Source package, or null.
@@ -35,6 +36,12 @@ class PackageItem:
         cves: Vulnerabilities that the available version is known to close.
         first_seen_at: When it was first seen.
         state_at: Since when it has this state.
+        decision: What was decided about it, or null. It holds until it is taken back or ends.
+        decided_at: When, or null.
+        decided_by: By whom, or null.
+        decided_until: Until when it holds, or null for without an end.
+        decision_reason: Why, or null.
+        plan_id: The plan that it waits for or that changed it last, or null.
     """
 
     id: UUID
@@ -57,6 +64,12 @@ class PackageItem:
     cves: list[str]
     first_seen_at: datetime
     state_at: datetime
+    decision: Decision | None
+    decided_at: datetime | None
+    decided_by: str | None
+    decided_until: datetime | None
+    decision_reason: str | None
+    plan_id: UUID | None
 
 
 _AT: Final = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
@@ -71,8 +84,8 @@ PACKAGE_EXAMPLE: Final = PackageItem(
     installed="3.0.15-1~deb12u1",
     available="3.0.16-1~deb12u1",
     severity=Severity.UNKNOWN,
-    state=PackageState.AVAILABLE,
-    reason="nothing holds it",
+    state=PackageState.APPROVED,
+    reason="tested on the bench",
     security=True,
     origin="Debian-Security:12/stable-security",
     source="openssl",
@@ -82,4 +95,10 @@ PACKAGE_EXAMPLE: Final = PackageItem(
     cves=["CVE-2024-13176"],
     first_seen_at=_AT,
     state_at=_AT,
+    decision=Decision.APPROVE,
+    decided_at=_AT,
+    decided_by="user:alice",
+    decided_until=None,
+    decision_reason="tested on the bench",
+    plan_id=None,
 )

@@ -58,9 +58,10 @@ class Package(Tenant):
 
     ``observed`` is what the last successful scan saw; ``state`` is what is true of it now: the same, unless the
     scanner failed since (`unknown`) or the package is gone (`not_applicable`). ``present`` says whether it is in
-    the inventory that the scanner's hash is of. ``reason`` is the scanner's; ``state_reason`` says why the state is
-    one that no scan gave it. Where only scans speak (`redflag_core.patching.states.UNDECIDED`) nobody's decision,
-    plan or reason is kept, but for what a plan found out about a package that is held.
+    the inventory that the scanner's hash is of.
+
+    ``reason`` is the scanner's; ``state_reason`` says why the state is one that no scan gave. Where only scans
+    speak (`redflag_core.patching.states.UNDECIDED`) nobody's decision and no plan is kept.
     """
 
     __tablename__ = "packages"

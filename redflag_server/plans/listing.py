@@ -1,0 +1,184 @@
+"""Plans as operators see them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from redflag_core import codec
+from redflag_core.patching import ApprovalReason, PackageTarget, PlanState, Transaction
+from redflag_core.patching.plan_states import OPEN
+from redflag_core.scanning import PackageKey, PackageState
+from redflag_core.statements import PackageResult
+from redflag_server.agents.tables import Agent
+from redflag_server.db.pages import Page, PageOf, fetch_page
+from redflag_server.db.scope import Scope
+from redflag_server.packages.tables import Package
+from redflag_server.plans.follow import targets_of
+from redflag_server.plans.schema import PlanDetail, PlanItem, PlannedChange, PlannedPackage, PlannedTransaction
+from redflag_server.plans.tables import Plan
+from redflag_server.problems import NotFoundError
+
+REFUSED_BY_MACHINE: Final = (
+    "the machine will refuse this: it needs a signed approval, which this release cannot give yet"
+)
+
+_ADVICE: Final[Mapping[PlanState, str]] = {
+    PlanState.PLANNING: "wait for the machine",
+    PlanState.NEEDS_CONFIRMATION: "look at the changes that nobody asked for, then confirm the plan or discard it",
+    PlanState.READY: "install it",
+    PlanState.INSTALLING: "wait for the machine",
+    PlanState.FAILED: "look at why, then approve the packages again or reopen them",
+    PlanState.DROPPED: "plan the packages again",
+}
+
+
+@attrs.frozen
+class PlanFilter:
+    """
+    Which plans.
+
+    Attributes:
+        agent_id: Of this machine; None for all.
+        states: Any of these; empty for all.
+    """
+
+    agent_id: UUID | None = None
+    states: Sequence[PlanState] = ()
+
+
+async def list_plans(session: AsyncSession, visible: Scope, wanted: PlanFilter, page: PageOf) -> Page[PlanItem]:
+    """One page of the plans that the caller may see, newest first."""
+    query = visible.select(Plan, Plan, Agent.hostname).join(Agent, Agent.id == Plan.agent_id)
+    if wanted.agent_id is not None:
+        query = query.where(Plan.agent_id == wanted.agent_id)
+    if wanted.states:
+        query = query.where(Plan.state.in_(wanted.states))
+    rows, cursor = await fetch_page(session, query, Plan, page)
+    return Page([plan_item(plan, hostname) for plan, hostname in rows], cursor)
+
+
+async def get_plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> PlanDetail:
+    """
+    One plan.
+
+    Raises:
+        NotFoundError: No such plan, or not for the caller to see.
+    """
+    query = visible.select(Plan, Plan, Agent.hostname).join(Agent, Agent.id == Plan.agent_id)
+    row = (await session.execute(query.where(Plan.id == plan_id))).one_or_none()
+    if row is None:
+        raise NotFoundError("there is no such plan")
+    plan, hostname = row
+    packages = visible.select(Package).where(
+        Package.agent_id == plan.agent_id,
+        Package.scanner == plan.scanner,
+        Package.name.in_({target["name"] for target in plan.targets}),
+    )
+    known = {PackageKey(row.name, row.arch): row for row in (await session.scalars(packages)).all()}
+    transaction = _transaction(plan)
+    return PlanDetail(
+        **_facts(plan, hostname, transaction),
+        targets=_targets(plan, known),
+        transaction=None if transaction is None else _shown(transaction),
+    )
+
+
+def plan_item(plan: Plan, hostname: str) -> PlanItem:
+    """What a list shows of a plan."""
+    return PlanItem(**_facts(plan, hostname, _transaction(plan)))
+
+
+def what_changed(plan: Plan, target: PackageTarget, package: Package | None) -> str | None:
+    """
+    What became different about a package since its plan was made, for people; None for nothing.
+
+    Only an open plan is told about: what happened after one that ended is not its concern.
+    """
+    if PlanState(plan.state) not in OPEN:
+        return None
+    if package is None or not package.present:
+        return "it is no longer on the machine"
+    if package.installed != target.installed:
+        return f"{package.installed} is installed by now"
+    if package.available != target.available:
+        return f"{package.available} is available by now" if package.available else "nothing newer is known by now"
+    return None
+
+
+def _transaction(plan: Plan) -> Transaction | None:
+    return None if plan.transaction is None else codec.structure(Transaction, plan.transaction)
+
+
+def _facts(plan: Plan, hostname: str, transaction: Transaction | None) -> dict[str, Any]:
+    return {
+        "id": plan.id,
+        "agent_id": plan.agent_id,
+        "hostname": hostname,
+        "manager": plan.manager,
+        "state": PlanState(plan.state),
+        "state_at": plan.state_at,
+        "code": plan.code,
+        "detail": plan.detail,
+        "packages": len(plan.targets),
+        "changes": None if transaction is None else len(transaction.changes),
+        "extra": None if transaction is None else len(transaction.extra),
+        "download_size": None if transaction is None else transaction.download_size,
+        "beyond_routine": [ApprovalReason(reason) for reason in plan.beyond_routine],
+        "advice": _advice(plan),
+        "created_at": plan.created_at,
+        "created_by": plan.created_by,
+        "planned_at": plan.planned_at,
+        "confirmed_at": plan.confirmed_at,
+        "confirmed_by": plan.confirmed_by,
+    }
+
+
+def _advice(plan: Plan) -> str | None:
+    state = PlanState(plan.state)
+    if plan.beyond_routine and state in (PlanState.NEEDS_CONFIRMATION, PlanState.READY):
+        return REFUSED_BY_MACHINE
+    return _ADVICE.get(state)
+
+
+def _targets(plan: Plan, known: Mapping[PackageKey, Package]) -> list[PlannedPackage]:
+    outcomes = [codec.structure(PackageResult, outcome) for outcome in plan.outcomes]
+    said = {outcome.key: outcome for outcome in outcomes}
+    return [_target(plan, target, known.get(target.key), said.get(target.key)) for target in targets_of(plan)]
+
+
+def _target(
+    plan: Plan, target: PackageTarget, package: Package | None, said: PackageResult | None
+) -> PlannedPackage:
+    return PlannedPackage(
+        package_id=None if package is None else package.id,
+        name=target.name,
+        arch=target.arch,
+        installed=target.installed,
+        available=target.available,
+        outcome=None if said is None else said.outcome,
+        reason=None if said is None else said.reason,
+        state=None if package is None else PackageState(package.state),
+        changed=what_changed(plan, target, package),
+    )
+
+
+def _shown(transaction: Transaction) -> PlannedTransaction:
+    asked = set(transaction.requested)
+    changes = [
+        PlannedChange(
+            name=change.name,
+            arch=change.arch,
+            kind=change.kind,
+            before=change.before,
+            after=change.after,
+            extra=change.key not in asked,
+            held=change.held,
+            authenticated=change.authenticated,
+            origin=change.origin,
+        )
+        for change in sorted(transaction.changes, key=lambda change: change.key)
+    ]
+    return PlannedTransaction(transaction.plan_hash, changes, transaction.download_size, transaction.disk_size)
