@@ -14,12 +14,14 @@ import attrs
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from redflag_core.command_queue import LIVE
 from redflag_core.enrolment import AgentStatus
 from redflag_core.recovery import ServerCounters, after_restore
 from redflag_server.accounts.credentials import CredentialKind
 from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.backup.archive import Manifest
+from redflag_server.commands.tables import Command
 from redflag_server.events.recorder import record
 from redflag_server.trust.tables import ServerState
 
@@ -63,6 +65,7 @@ async def begin_anew(session: AsyncSession, manifest: Manifest, *, now: datetime
     await session.execute(delete(SetupLink))
     tokens = await _revoke_tokens(session, now, actor)
     await _restart_grace(session, now)
+    await _doubt_commands(session, now)
     outcome = Outcome(
         gen=counters.gen,
         nonce_horizon=counters.nonce_horizon,
@@ -112,6 +115,12 @@ async def _restart_grace(session: AsyncSession, now: datetime) -> None:
     """A machine that could not show itself because the server was away must not count as changed."""
     doubted = update(Agent).where(Agent.mismatch_since.is_not(None))
     await session.execute(doubted.values(mismatch_since=now))
+
+
+async def _doubt_commands(session: AsyncSession, now: datetime) -> None:
+    """What waited may have been handed out since: the machine may have started it, and only it can say."""
+    waiting = (Command.state.in_(LIVE), Command.delivered_at.is_(None))
+    await session.execute(update(Command).where(*waiting).values(delivered_at=now))
 
 
 def _live(table: Any, now: datetime) -> tuple[Any, ...]:

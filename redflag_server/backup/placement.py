@@ -86,11 +86,20 @@ def decide(staging: Path, data: Path) -> Path | None:
 
     Returns:
         Where the server is that was there before, None if there was none.
+
+    Raises:
+        OSError: It was not decided.
+        ConfigurationError: It is decided, and the rest could not be done yet.
     """
     sync_directory(staging)
     staging.rename(data / READY)
-    sync_directory(data)
-    return finish_restore(data)
+    try:
+        sync_directory(data)
+        return finish_restore(data)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the restore into {data} is decided, but not complete ({error.strerror}): the next start completes it"
+        ) from None
 
 
 def finish_restore(data: Path) -> Path | None:
@@ -123,6 +132,7 @@ def _place(new: Path, data: Path) -> None:
         for part in parts:
             if os.path.lexists(data / part):
                 (data / part).rename(new.parent / part)
+        sync_directory(new.parent)
         (new / name).rename(data / name)
         sync_directory(data)
 

@@ -84,10 +84,10 @@ async def restore(
             file.seek(0)
             # The time of the restore: from here on, nobody serves this directory.
             outcome = await _prepare(file, staging / NEW, manifest, now=clock.now(), entropy=entropy, actor=actor)
+            return Restored(manifest, outcome, decide(staging, data))
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        return Restored(manifest, outcome, decide(staging, data))
 
 
 async def _prepare(
