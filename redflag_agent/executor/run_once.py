@@ -125,7 +125,8 @@ def _run(directory: Path, index: int, step: dict[str, Any]) -> int:
         _say(f"{step['argv'][0]} cannot be started: {error}")
         return NOT_STARTED
     running = {"v": 1, "index": index, "process": [child.pid, *process_identity(child.pid)]}
-    _try(lambda: _write_whole(directory / CURRENT, running))  # it runs, whether that is noted or not
+    # It runs, whether that is noted or not. Only a process of this boot reads it, so no disk has to have it.
+    _try(lambda: _write_whole(directory / CURRENT, running, sync=False))
     status = child.wait()
     _try(lambda: os.fsync(1))
     return status
@@ -163,15 +164,17 @@ def _open_status(path: Path) -> None:
         os.close(handle)
 
 
-def _write_whole(path: Path, value: dict[str, Any]) -> None:
+def _write_whole(path: Path, value: dict[str, Any], *, sync: bool = True) -> None:
     temporary = path.with_suffix(".new")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(value, file)
         file.flush()
-        os.fsync(handle)
+        if sync:
+            os.fsync(handle)
     temporary.replace(path)
-    _sync_directory(path.parent)
+    if sync:
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

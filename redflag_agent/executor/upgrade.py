@@ -151,7 +151,6 @@ class Upgrader:
         run, repair = self.runs.run(entry.cmd_id), None
         try:
             if run.ended() is None:
-                await self._until_unlocked(entry, installer)
                 repair = await self._repair(entry, params, installer)
             after = await installer.look(params.packages)
         except JournalError:
@@ -264,6 +263,7 @@ class Upgrader:
                 await self._until_over(entry, run, installer)
                 if run.ended() is not None:
                     return run
+            await self._until_unlocked(entry, installer)
             if number >= MAX_REPAIRS or not (await installer.look(params.packages)).damaged:
                 return None
             number += 1

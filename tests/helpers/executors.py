@@ -280,7 +280,14 @@ def short_sleep(seconds: float):
 
 @contextmanager
 def bench(
-    path: Path, issuer: Issuer | None = None, *, clock=None, machine=None, installers=None, sleep=short_sleep
+    path: Path,
+    issuer: Issuer | None = None,
+    *,
+    clock=None,
+    machine=None,
+    installers=None,
+    sleep=short_sleep,
+    launcher=lambda _name: (),
 ):
     """
     An executor in *path*. Open it again for a restart.
@@ -292,6 +299,7 @@ def bench(
         machine: What it runs on.
         installers: Package managers; a shell unless given.
         sleep: How it waits.
+        launcher: What comes before the command line of a runner.
     """
     issuer = issuer or Issuer(clock or FrozenClock())
     clock, machine = clock or issuer.clock, machine or FakeMachine()
@@ -321,7 +329,7 @@ def bench(
             rescan=rescan,
             on_error=lambda subsystem, error: errors.append((subsystem, error)),
             sleep=sleep,
-            launcher=lambda _name: (),
+            launcher=launcher,
         )
         yield Bench(
             path,

@@ -29,23 +29,39 @@ class Point(NamedTuple):
     n: int
 
 
-def trace(command: Sequence[str]) -> list[Point]:
-    """The changing calls of *command*, which must succeed, in their order."""
-    log = _strace(command, "--seccomp-bpf", "-e", f"trace={CALLS}", check=True)[1]
+def trace(command: Sequence[str], *, follow: bool = True) -> list[Point]:
+    """
+    The changing calls of *command*, which must succeed, in their order.
+
+    Args:
+        command: What to run.
+        follow: Whether those of its children count too.
+    """
+    fast = ["-f", "--seccomp-bpf"] if follow else []
+    log = _strace(command, *fast, "-e", f"trace={CALLS}", check=True)[1]
+    return points_of(log)
+
+
+def points_of(log: str) -> list[Point]:
+    """The changing calls in what strace wrote."""
     seen: Counter[str] = Counter()
     points = []
-    for call in re.findall(r"^\d+ +(\w+)\(", log, re.MULTILINE):
+    for call in re.findall(r"^(?:\d+ +)?(\w+)\(", log, re.MULTILINE):
         seen[call] += 1
         points.append(Point(call, seen[call]))
     return points
 
 
-def run_broken(command: Sequence[str], point: Point, fault: str) -> Done:
+def inject(point: Point, fault: str) -> list[str]:
+    """Options of strace that break a call."""
+    return ["-e", f"trace={point.call}", "-e", f"inject={point.call}:{FAULTS[fault]}:when={point.n}"]
+
+
+def run_broken(command: Sequence[str], point: Point, fault: str, *, follow: bool = True) -> Done:
     """Run *command* with *fault* at *point*, and make sure that it was hit."""
-    inject = f"inject={point.call}:{FAULTS[fault]}:when={point.n}"
     # Four times as fast, but strace then forgets to send injected signals.
-    fast = [] if fault == "kill" else ["--seccomp-bpf"]
-    done, log = _strace(command, *fast, "-e", f"trace={point.call}", "-e", inject)
+    fast = ["-f"] if fault == "kill" else ["-f", "--seccomp-bpf"]
+    done, log = _strace(command, *(fast if follow else []), *inject(point, fault))
     if "(INJECTED)" not in log and done.returncode != -signal.SIGKILL:
         raise AssertionError(f"{point} was never reached")
     return done
@@ -53,6 +69,6 @@ def run_broken(command: Sequence[str], point: Point, fault: str) -> Done:
 
 def _strace(command: Sequence[str], *options: str, check: bool = False) -> tuple[Done, str]:
     with tempfile.NamedTemporaryFile("r", suffix=".strace") as log:
-        arguments = ["strace", "-f", "-qq", "-o", log.name, *options, "--", *command]
+        arguments = ["strace", "-qq", "-o", log.name, *options, "--", *command]
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=check)
         return done, log.read()
