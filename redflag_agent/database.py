@@ -8,13 +8,14 @@ the state before or after it.
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from redflag_core.errors import RedFlagError
+from redflag_core.keyfiles import sync_directory
 
 BUSY_SECONDS: Final = 2.0
 """Longest wait for a reader such as ``redflag agent status``, which holds the file for milliseconds."""
@@ -118,6 +119,26 @@ class Database:
             connection.close()
             raise
         return database
+
+    def copy_to(self, path: Path) -> None:
+        """
+        Copy the file as it is now, readable by its owner only: the whole copy is there, or none.
+
+        Raises:
+            RedFlagError: The error of the schema.
+        """
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            temporary.unlink(missing_ok=True)
+            os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with closing(sqlite3.connect(temporary)) as copy:
+                self._connection.backup(copy)
+            temporary.replace(path)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise self._schema.error(f"cannot write {path}: {_reason(error, self._schema)}") from None
+        except sqlite3.Error as error:
+            raise self._failure("copy", error) from None
 
     def close(self) -> None:
         """Close the file. What was written stays."""

@@ -16,6 +16,7 @@ from redflag_agent.state import AgentState, RefreshSecrets, StateFile
 from redflag_core.encoding import hex_decode
 from redflag_core.enrolment import new_secret
 from redflag_core.errors import KeyFileError, MalformedError
+from redflag_core.freshness import unix
 from redflag_core.keyfiles import read_key, read_private, write_key, write_private
 from redflag_core.keys import SigningKey
 from redflag_core.ports import Clock, Entropy, MachineIdentity
@@ -72,7 +73,9 @@ def renew_identity(
     journal: Journal,
 ) -> Identity:
     """
-    Discard keys, registration, trust and journal, and make new keys and the first refresh secret.
+    Discard keys, registration and trust, and make new keys and the first refresh secret.
+
+    What the executor did under the old ones is no state of the new ones; its journal is kept aside.
 
     The state is emptied first and filled last: killed in between, the next start does all of it again.
 
@@ -81,8 +84,7 @@ def renew_identity(
         JournalError: The journal cannot be written.
     """
     state.update(**attrs.asdict(AgentState(), recurse=False))
-    with journal.page() as page:
-        page.clear()
+    journal.start_anew(directory.journal.with_name(f"{directory.journal.name}.{int(unix(clock.now()))}"))
     for path in (directory.agent_key, directory.executor_key, directory.machine_id, directory.trust):
         _delete(path)
     write_private(directory.machine_id, entropy.token(REPLACEMENT_SIZE).hex().encode() + b"\n", replace=False)

@@ -452,6 +452,23 @@ class Journal:
             database.close()
             raise
 
+    def start_anew(self, aside: Path) -> None:
+        """
+        Forget the commands of another identity; today's starts stay, because they were this machine's.
+
+        Args:
+            aside: Where a copy of everything goes first, if there were commands: it is evidence of what was done.
+
+        Raises:
+            JournalError: The system refuses to write. Then nothing is forgotten.
+        """
+        with self.page() as page:
+            used = page.last_number() > 0
+        if used:
+            self._database.copy_to(aside)
+        with self.page() as page:
+            page.clear()
+
     def close(self) -> None:
         """Close the file. What was written stays."""
         self._database.close()

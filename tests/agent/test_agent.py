@@ -7,10 +7,15 @@ import pytest
 from redflag_agent.agent import open_agent
 from redflag_agent.answers import ServerRefusedError
 from redflag_agent.data_dir import DataDirectory, InUseError
+from redflag_agent.executor.errors import JournalError
+from redflag_agent.executor.journal import Journal
 from redflag_agent.settings import FROM_ENVIRONMENT, AgentSettings
 from redflag_agent.tokens import NotRegisteredError
+from redflag_core.commands import CommandType, ScanParams, UpgradeParams
 from redflag_core.errors import ConfigurationError
+from redflag_core.patching import PackageTarget
 from tests.helpers.agents import FakeScanner, package, surroundings
+from tests.helpers.shell_installer import ShellInstaller
 from tests.helpers.stub_server import StubServer, problem, serving
 
 BUSY = problem(503, "unavailable", headers={"retry-after": "120"})
@@ -151,6 +156,83 @@ async def test_a_machine_can_be_enrolled_anew(tmp_path, server):
 
         assert first != agent.identity.agent_key
         assert server.only_agent().agent_id == agent.state.state.registration.agent_id
+
+
+async def test_what_was_done_under_an_old_identity_is_kept_aside(tmp_path, server):
+    """A new identity starts with an empty journal; the old one stays as evidence, and the start is not undone."""
+    with opened(tmp_path, server, FakeScanner()) as agent:
+        await agent.register(server.registration_token())
+        done = server.order(ScanParams(), CommandType.SCAN_RUN)
+        await agent.run_once()
+        server.agents.clear()
+        await agent.register(server.registration_token(), anew=True)
+
+        waiting = server.order(ScanParams(), CommandType.SCAN_RUN)
+        assert waiting == done
+        await agent.run_once()
+        assert "completed" == server.only_agent().results()[waiting].outcome
+        with agent.identity.executor.journal.page() as page:
+            assert 1 == len(page.latest(10))
+
+    (aside,) = (tmp_path / "agent").glob("executor.db.*")
+    assert 0o600 == aside.stat().st_mode & 0o777
+    with Journal.open(aside) as old, old.page() as page:
+        assert [done] == [entry.cmd_id for entry in page.latest(10)]
+
+
+async def test_an_identity_that_did_nothing_leaves_nothing_aside(tmp_path, server):
+    """There is no evidence to keep."""
+    with opened(tmp_path, server) as agent:
+        await agent.register(server.registration_token())
+        server.agents.clear()
+        await agent.register(server.registration_token(), anew=True)
+
+    assert [] == list((tmp_path / "agent").glob("executor.db.*"))
+
+
+async def test_a_journal_that_cannot_be_kept_aside_is_not_forgotten(tmp_path, server):
+    """No room for the copy: the old identity's work stays known, and the next try does it again."""
+    with opened(tmp_path, server, FakeScanner()) as agent:
+        await agent.register(server.registration_token())
+        server.order(ScanParams(), CommandType.SCAN_RUN)
+        await agent.run_once()
+        moment = int(server.clock.now().timestamp())
+        (tmp_path / "agent" / f"executor.db.{moment}" / "in the way").mkdir(parents=True)
+
+        with pytest.raises(JournalError):
+            await agent.register(server.registration_token(), anew=True)
+
+        with agent.identity.executor.journal.page() as page:
+            assert 1 == len(page.latest(10))
+
+
+async def test_a_change_that_was_ordered_is_made_by_the_agent(tmp_path, server):
+    """Through the whole agent: an ordered upgrade is carried out by the installer, and the server gets the result."""
+    shell = ShellInstaller.build(tmp_path / "root", a=("1", "2"))
+    scanner, server.pace, stop = FakeScanner(), 1, asyncio.Event()
+    target = PackageTarget(name="a", arch="all", installed="1", available="2")
+    with opened(tmp_path, server, scanner, installers=(shell,)) as agent:
+        await agent.register(server.registration_token())
+        plan = await shell.plan([target])
+        params = UpgradeParams("shell", (target,), plan.transaction.plan_hash)
+        server.script.append(stop_after_result(server, stop))
+        cmd_id = server.order(params, CommandType.PACKAGES_UPGRADE)
+
+        await asyncio.wait_for(agent.run(stop), 60)
+
+    result = server.only_agent().results()[cmd_id]
+    assert ("completed", "2") == (result.outcome, result.packages[0].installed), result
+
+
+def stop_after_result(server, stop):
+    """Tell the agent to stop once the server has a result."""
+    loop = asyncio.get_running_loop()
+
+    def step(_request):
+        if server.agents and server.only_agent().results():
+            loop.call_soon_threadsafe(stop.set)
+
+    return step
 
 
 async def test_a_registered_agent_does_not_change_sides(tmp_path, server):
