@@ -89,7 +89,7 @@ def test_the_same_statement_is_the_same_bytes(kind):
     assert sign_statement(STATEMENTS[kind], EXECUTOR) == sign_statement(STATEMENTS[kind], EXECUTOR)
 
 
-@pytest.mark.parametrize("kind, claimed", permutations(STATEMENTS, 2))
+@pytest.mark.parametrize("kind, claimed", list(permutations(STATEMENTS, 2)))
 def test_no_type_is_taken_for_another(kind, claimed):
     """The signature covers the type: another name on the envelope breaks it."""
     wire = sign_statement(STATEMENTS[kind], EXECUTOR).replace(kind.encode(), claimed.encode())

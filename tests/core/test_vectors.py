@@ -13,13 +13,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from redflag_core import codec
+from redflag_core.commands import dump_params, open_command, parse_params
 from redflag_core.encoding import b64decode, b64url_decode
 from redflag_core.enrolment import parse_credential, parse_registration_token
 from redflag_core.envelope import pae, verify_envelope
 from redflag_core.keys import SigningKey
 from redflag_core.machine import MachineEvidence, component, machine_id_component
 from redflag_core.messages import Role
+from redflag_core.patching import Transaction
 from redflag_core.signed_requests import Request, parse_request, verify_request
+from redflag_core.statements import open_statement
 from redflag_core.trust import bundle_digest, live_keys, verify_bundle, verify_roots
 from tests.vectors.make import HERE, files
 
@@ -139,3 +142,61 @@ def test_the_evidence_digest_is_over_the_canonical_json():
 
     assert case["digest"] == hashlib.sha256(canonical).hexdigest()
     assert case["digest"] == codec.structure(MachineEvidence, case["value"]).digest
+
+
+@pytest.mark.parametrize("case", load("commands"), ids=lambda case: case["type"])
+def test_the_commands_verify(case):
+    """The signature by the cryptography package, digest and hash by the formulas, all of it by our own checks."""
+    wire, signer = json.loads(case["wire"]), key(case["seed"])
+    payload, params = b64decode(wire["payload"]), case["params"].encode()
+    kind = "application/vnd.redflag.command.v1+json"
+    by_hand = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
+    (entry,) = wire["signatures"]
+
+    Ed25519PublicKey.from_public_bytes(signer.verify_key.public_key).verify(b64decode(entry["sig"]), by_hand)
+    assert (kind, signer.key_id) == (wire["payloadType"], entry["keyid"])
+    assert case["body"] == json.loads(payload)
+    assert params == b64decode(case["body"]["params"])
+    ordered = f"DSSEv1 {len(case['type'])} {case['type']} {len(params)} ".encode() + params
+    assert case["digest"] == hashlib.sha256(ordered + case["body"]["cmd_id"].encode()).hexdigest()
+    assert case["hash"] == hashlib.sha256(payload).hexdigest()
+    opened = open_command(case["wire"].encode(), {signer.key_id: signer.verify_key})
+    assert (case["hash"], case["digest"]) == (opened.hash, opened.body.digest)
+    assert params == dump_params(parse_params(case["type"], params))
+
+
+@pytest.mark.parametrize("case", load("statements"), ids=lambda case: str(len(case["wire"])))
+def test_the_statements_verify(case):
+    """The signature by the cryptography package, and the whole by what a server does."""
+    wire, signer = json.loads(case["wire"]), key(case["seed"])
+    payload, kind = b64decode(wire["payload"]), wire["payloadType"]
+    by_hand = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
+    (entry,) = wire["signatures"]
+    said = case["statement"]
+
+    Ed25519PublicKey.from_public_bytes(signer.verify_key.public_key).verify(b64decode(entry["sig"]), by_hand)
+    assert said == json.loads(payload)
+    opened = open_statement(
+        case["wire"].encode(), signer.verify_key, server=said["server"], agent_id=said["agent_id"]
+    )
+    assert said == codec.unstructure(opened)
+
+
+@pytest.mark.parametrize("case", load("transactions"), ids=lambda case: case["plan_hash"][:8])
+def test_the_plan_hash_is_over_the_canonical_json(case):
+    """What is asked for and what changes, in order of name; sizes and origins are not in it."""
+    value = case["transaction"]
+    fields = ("name", "arch", "before", "after", "downgrade", "held", "authenticated")
+    canonical = {
+        "v": 1,
+        "manager": value["manager"],
+        "requested": sorted([each["name"], each["arch"]] for each in value["requested"]),
+        "changes": [
+            [each[field] for field in fields]
+            for each in sorted(value["changes"], key=lambda each: (each["name"], each["arch"]))
+        ],
+    }
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    assert case["plan_hash"] == hashlib.sha256(text).hexdigest()
+    assert case["plan_hash"] == codec.structure(Transaction, value).plan_hash

@@ -12,12 +12,38 @@ from typing import Any, Final
 import attrs
 
 from redflag_core import codec
+from redflag_core.commands import (
+    CancelParams,
+    HeartbeatParams,
+    Order,
+    Orderable,
+    Params,
+    PlanParams,
+    Recipient,
+    ScanParams,
+    UpgradeParams,
+    dump_params,
+    open_command,
+    sign_command,
+)
 from redflag_core.enrolment import RegistrationToken, new_secret, secret_digest
 from redflag_core.envelope import pae, sign_envelope
 from redflag_core.keys import SigningKey
 from redflag_core.machine import APP_ID, RawMachine, component, machine_id_component, make_evidence
 from redflag_core.messages import PublicKey, Role, TrustedKey
+from redflag_core.patching import Change, PackageTarget, Transaction
+from redflag_core.scanning import PackageKey
 from redflag_core.signed_requests import Request, new_nonce, parse_request, sign_request
+from redflag_core.statements import (
+    CommandAccepted,
+    CommandRefused,
+    CommandResult,
+    Outcome,
+    PackageOutcome,
+    PackageResult,
+    Statement,
+    sign_statement,
+)
 from redflag_core.testing import START, SeededEntropy
 from redflag_core.trust import DAY, Root, bundle_digest, first_root, new_bundle, next_root, sign_bundle
 
@@ -175,6 +201,105 @@ def machines() -> Any:
     }
 
 
+AGENT: Final = "0190b5a4-7a3c-7def-8abc-00000000000c"
+COMMAND: Final = "0190b5a4-7a3c-7def-8abc-00000000000d"
+TRANSACTION: Final = Transaction(
+    manager="apt",
+    requested=(PackageKey("nginx", "amd64"),),
+    changes=(
+        Change(name="nginx", arch="amd64", before="1.22.1-9", after="1.22.1-9+deb12u1", origin="Debian-Security"),
+        Change(name="libnginx", arch="all", after="1.0", held=False, authenticated=True),
+        Change(name="rechtschreibung-\u00fc", arch="all", before="2", after="1", downgrade=True, held=True),
+        Change(name="old", arch="amd64", before="1:0.9~rc1"),
+    ),
+    download_size=123_456,
+    disk_size=-7,
+)
+
+
+def commands() -> list[Any]:
+    """Commands of each type, as signed for one executor, and what they order."""
+    target = PackageTarget(name="nginx", arch="amd64", installed="1.22.1-9", available="1.22.1-9+deb12u1")
+    orders: tuple[tuple[str, Params], ...] = (
+        ("scan.run", ScanParams()),
+        ("scan.run", ScanParams("apt")),
+        ("packages.plan", PlanParams("apt", (target,))),
+        ("packages.upgrade", UpgradeParams("apt", (target,), TRANSACTION.plan_hash)),
+        ("command.cancel", CancelParams(COMMAND)),
+        ("agent.heartbeat", HeartbeatParams(600)),
+    )
+    entropy = SeededEntropy(7)
+    return [
+        _command(kind, dump_params(params), seq, entropy) for seq, (kind, params) in enumerate(orders, start=1)
+    ]
+
+
+def _command(kind: str, params: bytes, seq: int, entropy: SeededEntropy) -> Any:
+    recipient = Recipient(
+        server=SERVER,
+        agent_id=AGENT,
+        machine_binding=machine_id_component(bytes(range(16))),
+        key_fp=key(22).key_id,
+        epoch=2,
+    )
+    what = Orderable(cmd_id=f"{COMMAND[:-1]}{seq}", type=kind, params=params, start_by=NOW + 7 * DAY)
+    wire = sign_command(what, recipient, Order(2, NOW, seq), key(21), now=START, entropy=entropy)
+    opened = open_command(wire, {key(21).key_id: key(21).verify_key})
+    return {
+        "seed": key(21).seed.hex(),
+        "type": kind,
+        "params": params.decode(),
+        "body": codec.unstructure(opened.body),
+        "digest": opened.body.digest,
+        "hash": opened.hash,
+        "wire": wire.decode(),
+    }
+
+
+def statements() -> list[Any]:
+    """What an executor states, each kind of it."""
+    known = {"cmd_id": COMMAND, "digest": "ab" * 32, "body": "cd" * 32}
+    who = {"server": SERVER, "agent_id": AGENT}
+    package = PackageResult(
+        name="nginx", arch="amd64", outcome=PackageOutcome.FAILED, installed="1", reason="\u20ac"
+    )
+    result = CommandResult(
+        **who,
+        **known,
+        outcome=Outcome.FAILED,
+        code="install_failed",
+        detail="install ended with status 100; not installed: nginx",
+        started_at=NOW,
+        finished_at=NOW + 60,
+        exit_status=100,
+        output="dpkg: error\n",
+        output_bytes=12,
+        transaction=TRANSACTION,
+        packages=(package,),
+        reboot_required=False,
+    )
+    made: tuple[Statement, ...] = (
+        CommandAccepted(**who, **known, epoch=2, gen=NOW, seq=3, iat=NOW),
+        CommandRefused(**who, body="ef" * 32, code="unknown_key", detail="nobody who is believed", iat=NOW),
+        CommandRefused(**who, **known, code="start_by_passed", detail="too late", never=True, iat=NOW),
+        result,
+        CommandResult(**who, **known, outcome=Outcome.COMPLETED, finished_at=NOW),
+    )
+    return [
+        {
+            "seed": key(22).seed.hex(),
+            "statement": codec.unstructure(each),
+            "wire": sign_statement(each, key(22)).decode(),
+        }
+        for each in made
+    ]
+
+
+def transactions() -> list[Any]:
+    """A transaction with every kind of change, and its plan hash."""
+    return [{"transaction": codec.unstructure(TRANSACTION), "plan_hash": TRANSACTION.plan_hash}]
+
+
 def files() -> dict[str, str]:
     """Name and content of every file of vectors."""
     content = {
@@ -184,6 +309,9 @@ def files() -> dict[str, str]:
         "trust": trust(),
         "registration_tokens": registration_tokens(),
         "machines": machines(),
+        "commands": commands(),
+        "statements": statements(),
+        "transactions": transactions(),
     }
     return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in content.items()}
 
