@@ -76,6 +76,8 @@ class CommandEvent(StrEnum):
     INTERRUPT = "interrupt"
     CANCEL = "cancel"
     EXPIRE = "expire"
+    DOUBT = "doubt"
+    """The server goes on from a backup: what the executor signed since is not on record, so it is asked again."""
 
 
 @attrs.frozen
@@ -98,6 +100,7 @@ EVENTS: Final[Mapping[CommandEvent, _Rule]] = {
     CommandEvent.INTERRUPT: _Rule(LIVE | _GIVEN_UP, _S.INTERRUPTED),
     CommandEvent.CANCEL: _Rule(LIVE, _S.CANCELLED),
     CommandEvent.EXPIRE: _Rule(LIVE, _S.EXPIRED),
+    CommandEvent.DOUBT: _Rule(LIVE - UNACCEPTED, _S.PENDING),
 }
 """The table."""
 

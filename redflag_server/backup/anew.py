@@ -14,13 +14,14 @@ import attrs
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redflag_core.command_queue import LIVE
+from redflag_core.command_queue import EVENTS, LIVE, CommandEvent, CommandState
 from redflag_core.enrolment import AgentStatus
 from redflag_core.recovery import ServerCounters, after_restore
 from redflag_server.accounts.credentials import CredentialKind
 from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.backup.archive import Manifest
+from redflag_server.commands.changes import Change, change
 from redflag_server.commands.tables import Command
 from redflag_server.events.recorder import record
 from redflag_server.trust.tables import ServerState
@@ -65,7 +66,7 @@ async def begin_anew(session: AsyncSession, manifest: Manifest, *, now: datetime
     await session.execute(delete(SetupLink))
     tokens = await _revoke_tokens(session, now, actor)
     await _restart_grace(session, now)
-    await _doubt_commands(session, now)
+    await _doubt_commands(session, now, actor)
     outcome = Outcome(
         gen=counters.gen,
         nonce_horizon=counters.nonce_horizon,
@@ -117,10 +118,20 @@ async def _restart_grace(session: AsyncSession, now: datetime) -> None:
     await session.execute(doubted.values(mismatch_since=now))
 
 
-async def _doubt_commands(session: AsyncSession, now: datetime) -> None:
-    """What waited may have been handed out since: the machine may have started it, and only it can say."""
-    waiting = (Command.state.in_(LIVE), Command.delivered_at.is_(None))
-    await session.execute(update(Command).where(*waiting).values(delivered_at=now))
+async def _doubt_commands(session: AsyncSession, now: datetime, actor: str) -> None:
+    """
+    What happened to live commands since, only their machines can say.
+
+    One that waited may have been handed out and started: it does not end here any more without an answer. One
+    that was accepted may have ended, and its result does not come again by itself. It is handed out again: an
+    executor that knows it starts nothing, and answers what became of it.
+    """
+    why = Change(actor=actor, now=now, code="restored", why="the server was restored from a backup")
+    live = select(Command).where(Command.state.in_(LIVE)).order_by(Command.id)
+    for command in (await session.scalars(live)).all():
+        command.delivered_at = command.delivered_at or now
+        if CommandState(command.state) in EVENTS[CommandEvent.DOUBT].origins:
+            await change(session, command, CommandEvent.DOUBT, why)
 
 
 def _live(table: Any, now: datetime) -> tuple[Any, ...]:

@@ -40,6 +40,7 @@ _TOLD: Final[Mapping[CommandEvent, _Told]] = {
     CommandEvent.INTERRUPT: _Told(kind="command.interrupted", words="was interrupted on"),
     CommandEvent.CANCEL: _Told(kind="command.cancelled", words="was cancelled for"),
     CommandEvent.EXPIRE: _Told(kind="command.expired", words="was not started in time on"),
+    CommandEvent.DOUBT: _Told(kind="command.doubted", words="is asked about again on"),
 }
 RELEASED: Final = "released"
 """Code of a command that ended by the word of an operator."""

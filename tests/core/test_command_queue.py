@@ -96,6 +96,17 @@ def test_what_was_given_up_may_turn_out_to_have_been_done():
     assert {S.COMPLETED, S.FAILED, S.INTERRUPTED} == {to for _, to in late}
 
 
+def test_after_a_restore_what_was_accepted_is_asked_about_again():
+    """It is handed out once more, though late, and ends by nothing but a signed answer or a person's word."""
+    for state in (S.ACCEPTED, S.RUNNING):
+        doubted = after(state, E.DOUBT)
+        assert S.PENDING is doubted
+        assert not may_end_unanswered(doubted, delivered=True)
+    again = waiting(1, delivered=True, start_by=NOW - timedelta(days=1))
+
+    assert [1] == numbers(next_turn([again], now=NOW).lease)
+
+
 def test_every_outcome_ends_a_live_command():
     """Whatever an executor signs as a result has an event, and that event is allowed in every live state."""
     assert set(Outcome) == set(OUTCOME_EVENTS)

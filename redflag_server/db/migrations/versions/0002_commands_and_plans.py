@@ -43,8 +43,8 @@ MOVES: Mapping[str, Mapping[str, str]] = {
     "commands": {
         "pending": "leased accepted running completed failed interrupted cancelled expired",
         "leased": "pending accepted running completed failed interrupted cancelled expired",
-        "accepted": "running completed failed interrupted cancelled expired",
-        "running": "completed failed interrupted cancelled expired",
+        "accepted": "pending running completed failed interrupted cancelled expired",
+        "running": "pending completed failed interrupted cancelled expired",
         "cancelled": "completed failed interrupted",
         "expired": "completed failed interrupted",
     },
