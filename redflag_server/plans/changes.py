@@ -108,10 +108,11 @@ async def drop(session: AsyncSession, plan: Plan, actor: str, now: datetime, *, 
     for package in await packages_of_plan(session, plan.id):
         package.plan_id = None
         if package.state in (PackageState.PLANNING, PackageState.NEEDS_CONFIRMATION):
-            moves.move(package, Move.PLAN_DROPPED, sighting_of(package), why=why)
+            moves.move(package, Move.PLAN_DROPPED, sighting_of(package), why=why, plan=str(plan.id))
         elif package.state == PackageState.APPROVED:
-            restate(package, PackageState.APPROVED, now, reason=None)
             moves.tell(package, TOLD[Move.PLAN_DROPPED], why, plan=str(plan.id))
+        if package.state == PackageState.APPROVED:  # what is read there is why somebody approved it
+            restate(package, PackageState.APPROVED, now, reason=None)
     await moves.store()
 
 
