@@ -23,6 +23,7 @@ from redflag_server.dashboard.controller import FleetController, SignInControlle
 from redflag_server.dashboard.errors import with_pages
 from redflag_server.events.controller import EventController
 from redflag_server.events.refusals import record_refusal
+from redflag_server.events.timelines import TimelineController
 from redflag_server.headers import SecurityHeaders
 from redflag_server.health.controller import HealthController
 from redflag_server.jobs.list import JOBS
@@ -30,6 +31,8 @@ from redflag_server.jobs.service import keep_running, prepare
 from redflag_server.openapi import openapi_config
 from redflag_server.packages.controller import PackageController
 from redflag_server.packages.report_controller import ReportController
+from redflag_server.plans.controller import PlanController
+from redflag_server.plans.decision_controller import DecisionController
 from redflag_server.problems import EXCEPTION_HANDLERS
 from redflag_server.published import publish
 from redflag_server.runtime import Runtime, provide_runtime
@@ -46,13 +49,16 @@ CONTROLLERS: Final[list[Any]] = [
     CheckInController,
     ClientErrorController,
     CommandController,
+    DecisionController,
     EnrolmentController,
     EventController,
     HealthController,
     PackageController,
+    PlanController,
     RegistrationTokenController,
     ReportController,
     ResultController,
+    TimelineController,
     TrustController,
     UserController,
 ]
