@@ -210,7 +210,6 @@ async def test_a_plan_is_what_apt_says_it_would_do(shared_apt_bed):
         (target("rf-normal", installed="0.9-1"), "stale", V1, "version 1.0-1 is installed, not 0.9-1"),
         (target("rf-normal", V1), "stale", V1, "this version is installed already"),
         (target("rf-normal", "9.9"), "stale", V1, "version 9.9 is not in the repositories of this machine"),
-        (target("rf-phased"), "planned", V1, None),
     ],
 )
 async def test_a_target_that_cannot_be_changed_says_why(shared_apt_bed, order, outcome, version, reason):
@@ -405,6 +404,35 @@ Maintainer: x\\nDescription: x\\nVersion: 1\\n\\n' $$ >> {status}""",
         await plan(apt_bed, target("rf-local"))
 
 
+def simulating(bed: AptBed, script: str) -> None:
+    """Let a filter change what a simulation prints."""
+    path, said = bed.bin / "apt-get", bed.directory / "said"
+    real = path.read_text().replace("exec ", "", 1).rstrip("\n")
+    path.write_text(f'{real} > {said} || exit\nif [ "$1" = -s ]; then {script}; else cat; fi < {said}\n')
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("sed '/^Inst/d'", "not bring every package to the version"),
+        ("sed 's/(2.0-1 /(2.5-1 /'", "not bring every package to the version"),
+        ("sed 's/ \\[1.0-1\\] / [1.1-1] /'", "apt and dpkg do not agree about rf-local"),
+        ("{ cat; echo 'Remv rf-gone [1.0]'; }", "which dpkg does not list"),
+        (
+            "{ cat; seq 2000 | sed 's/.*/Inst x& (1 D:1\\/s [all])/'; }",
+            "2001 packages, more than 2000: order less at once",
+        ),
+    ],
+    ids=["nothing", "other-version", "other-installed", "other-removal", "too-much"],
+)
+async def test_a_simulation_that_is_not_what_was_ordered_is_no_plan(apt_bed, script, words):
+    """What apt says is compared with the order and with dpkg, and has a bound."""
+    simulating(apt_bed, script)
+
+    with pytest.raises(ScanError, match=words):
+        await plan(apt_bed, target("rf-local"))
+
+
 async def test_a_tool_that_fails_ends_the_plan_with_its_words(apt_bed):
     """An apt that cannot answer is a failed plan."""
     (apt_bed.bin / "apt-get").write_text("#!/bin/sh\necho 'E: the disk is on fire' >&2\nexit 100\n")
@@ -544,8 +572,8 @@ async def test_the_command_names_every_change_exactly(shared_apt_bed, monkeypatc
     assert set() == NEVER & set(install.argv)
     assert (f"{shared_apt_bed.bin}/apt-mark", "auto", f"rf-dep-new:{native}") == mark.argv
     assert ((False, True), install.env) == ((install.always, mark.always), mark.env)
-    assert "noninteractive" == install.env["DEBIAN_FRONTEND"]
-    assert "RF_SECRET" not in install.env
+    hooks = {"APT_LISTCHANGES_FRONTEND", "APT_LISTBUGS_FRONTEND", "NEEDRESTART_SUSPEND", "NEEDRESTART_MODE"}
+    assert {"DEBIAN_FRONTEND", "LC_ALL", "PATH", "HOME", "UCF_FORCE_CONFFOLD"} | hooks == set(install.env)
     assert install.env["PATH"].startswith(f"{shared_apt_bed.bin}:")
 
 
@@ -712,11 +740,15 @@ async def test_a_repair_is_dpkgs_own_and_removes_nothing(shared_apt_bed):
     assert ("--force-confdef", "--force-confold", "--configure", "-a") == step.argv[-4:]
 
 
-async def test_apt_itself_refuses_what_a_plan_would_never_order(apt_bed, tmp_path):
-    """Given such a package by hand, the command with our arguments fails and changes nothing."""
+@pytest.mark.parametrize("configured", [False, True], ids=["default", "configured"])
+async def test_apt_itself_refuses_what_a_plan_would_never_order(apt_bed, tmp_path, configured):
+    """Given such a package by hand, the command with our arguments fails, though apt is configured to say yes."""
     (install,) = await steps(apt_bed, target("rf-local"))
     before = installed(apt_bed)
     apt_bed.publish(Deb("rf-uptodate", "0.9-1"))
+    if configured:
+        words = ("allow-downgrades", "allow-change-held-packages", "allow-remove-essential", "Force-Yes", "Remove")
+        apt_bed.configure("".join(f'APT::Get::{word} "true";\n' for word in words))
 
     refused = {}
     for spec in (f"rf-keptback={V2}", f"rf-held={V2}", "rf-uptodate=0.9-1"):
@@ -724,13 +756,11 @@ async def test_apt_itself_refuses_what_a_plan_would_never_order(apt_bed, tmp_pat
         (ran,) = run([by_hand], tmp_path)
         refused[spec] = (ran.status, ran.output.splitlines()[-1])
 
+    yes = "and -y was used without"
     assert {
         f"rf-keptback={V2}": (100, "E: Packages need to be removed but remove is disabled."),
-        f"rf-held={V2}": (
-            100,
-            "E: Held packages were changed and -y was used without --allow-change-held-packages.",
-        ),
-        "rf-uptodate=0.9-1": (100, "E: Packages were downgraded and -y was used without --allow-downgrades."),
+        f"rf-held={V2}": (100, f"E: Held packages were changed {yes} --allow-change-held-packages."),
+        "rf-uptodate=0.9-1": (100, f"E: Packages were downgraded {yes} --allow-downgrades."),
     } == refused
     assert before == installed(apt_bed)
 
@@ -754,12 +784,8 @@ async def test_packages_that_lost_their_signature_meanwhile_are_not_installed(ap
     assert "There were unauthenticated packages" in ran.output
 
 
-async def test_a_configured_yes_to_everything_gives_no_leave(apt_bed, tmp_path):
-    """What apt's configuration may allow is taken back: a plan that went stale cannot downgrade or remove."""
-    apt_bed.configure(
-        'APT::Get::allow-downgrades "true"; APT::Get::allow-change-held-packages "true";\n'
-        'APT::Get::allow-remove-essential "true"; APT::Get::AutomaticRemove "true"; APT::Get::Force-Yes "true";\n'
-    )
+async def test_a_package_that_is_held_between_plan_and_start_is_left_alone(apt_bed, tmp_path):
+    """The owner's last word counts, until the very moment."""
     made = await steps(apt_bed, target("rf-local"))
     apt_bed.run("apt-mark", "hold", "rf-local")
 
