@@ -10,8 +10,7 @@ from redflag_core.statements import MAX_OUTPUT
 TAIL_BYTES: Final = 4 * MAX_OUTPUT
 """Bytes at the end of an output that can matter: a character takes at most four."""
 
-_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])?")
-_REDRAWN: Final = re.compile(r"[^\n]*\r(?!\n|$)")
+_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]+[0-~]|[0-Z\\-~])?")
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -23,8 +22,13 @@ def clean_output(tail: bytes) -> str:
         tail: Untrusted bytes, `TAIL_BYTES` or fewer.
     """
     text = _ESCAPE.sub("", tail.decode("utf-8", "replace"))
-    text = _REDRAWN.sub("", text).replace("\r\n", "\n")
+    text = "\n".join(map(_last_drawn, text.split("\n")))
     return _CONTROL.sub("\ufffd", text)[-MAX_OUTPUT:]
+
+
+def _last_drawn(line: str) -> str:
+    """What is left of a line that was drawn over."""
+    return line.rstrip("\r").rpartition("\r")[2]
 
 
 def last_lines(tail: bytes) -> tuple[str, ...]:
