@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from granian.constants import Interfaces, SSLProtocols
 from granian.log import LogLevels
@@ -20,8 +21,12 @@ logger = logging.getLogger(__name__)
 BACKLOG: Final = 1024
 """Connections that wait to be accepted: a fleet that comes back after an outage arrives at once."""
 
-BACKPRESSURE: Final = 512
-"""Requests handled at once; more wait in their connections. Set here because the default counts long-polls in."""
+CONNECTIONS: Final = 16_384
+"""Connections at once, idle ones included: that is what the listener counts. An agent has up to two, one of them
+held open by its check-in; whoever comes beyond waits to be accepted."""
+
+OTHER_FILES: Final = 512
+"""Files that are none of these connections: the database, keys, logs."""
 
 START_SECONDS: Final = 30
 DRAIN_SECONDS: Final = 10
@@ -44,6 +49,7 @@ async def serve(
         ConfigurationError: The address cannot be listened on.
     """
     check_address(settings)
+    connections = _connections(CONNECTIONS)
     server = Server(
         app,
         address=settings.host,
@@ -51,7 +57,7 @@ async def serve(
         interface=Interfaces.ASGI,
         websockets=False,
         backlog=BACKLOG,
-        backpressure=BACKPRESSURE,
+        backpressure=connections,
         log_level=LogLevels.error,
         ssl_cert=settings.tls_cert,
         ssl_key=settings.tls_key,
@@ -61,13 +67,40 @@ async def serve(
     task = asyncio.create_task(server.serve())
     try:
         await _until_listening(settings, task)
+        _keep_room(app, connections)
         ready()
         ended = asyncio.create_task(stop.wait())
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
     finally:
+        _end_held_requests(app)
         server.stop()  # type: ignore[no-untyped-call]
         await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), DRAIN_SECONDS)
+
+
+def _connections(wanted: int) -> int:
+    """Let this process have as many open files as it needs, and the system allows; the connections that remain."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    files = needed if soft == resource.RLIM_INFINITY else min(soft, needed)
+    return max(files - OTHER_FILES, files // 2)
+
+
+def _keep_room(app: Litestar, connections: int) -> None:
+    """Requests that are held open may take half of the connections: the other half is for all that is short."""
+    waiting = app.state.runtime.waiting
+    waiting.limit = min(waiting.limit, connections // 2)
+
+
+def _end_held_requests(app: Litestar) -> None:
+    """Requests that wait for something to happen are answered now: else the end would wait for them."""
+    runtime: Any = app.state.get("runtime")
+    if runtime is not None:
+        runtime.waiting.close()
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -9,6 +9,8 @@ A route says what it needs in ``opt["agent"]``, an `AgentRoute`.
 """
 
 import asyncio
+import contextlib
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import attrs
@@ -119,18 +121,19 @@ class AgentAuthentication:
         if raw.header(b"content-encoding") not in (None, "identity"):
             raise UnsupportedEncodingError("send the body without a content encoding")
         agent = None if route.access is None else await _verify_agent(runtime, head, route.access, address)
-        body = await _read_body(receive, route.max_body)
-        whole = head.with_body(body)
-        if not body:
-            raise MalformedError("the body is empty: send a JSON object")
-        if agent is None:
-            scope["state"][_STATE_KEY] = await _verify_newcomer(runtime, whole, address)
-        else:
-            # Known from here on: also an event about a refusal at the gate belongs to this agent.
-            scope["state"][_STATE_KEY] = agent
-            if not route.claims_itself:
-                await _pass_gate(runtime, agent.entry)
-        await self._app(scope, _replay(body, receive), send)
+        async with _room(runtime, route):
+            body = await _read_body(receive, route.max_body)
+            whole = head.with_body(body)
+            if not body:
+                raise MalformedError("the body is empty: send a JSON object")
+            if agent is None:
+                scope["state"][_STATE_KEY] = await _verify_newcomer(runtime, whole, address)
+            else:
+                # Known from here on: also an event about a refusal at the gate belongs to this agent.
+                scope["state"][_STATE_KEY] = agent
+                if not route.claims_itself:
+                    await _pass_gate(runtime, agent.entry)
+            await self._app(scope, _replay(body, receive), send)
 
 
 def provide_agent(request: Request[Any, Any, Any]) -> VerifiedAgent:
@@ -157,6 +160,11 @@ def _charge_address(runtime: Runtime, route: AgentRoute, address: str) -> None:
         runtime.limits.charge("register", address, settings.register_limit)
     else:
         runtime.limits.charge("address", address, settings.address_limit)
+
+
+def _room(runtime: Runtime, route: AgentRoute) -> AbstractAsyncContextManager[None]:
+    """What must be had before a body is read: large ones are in memory until they are handled."""
+    return runtime.large_bodies if route.max_body > MAX_SMALL_BODY else contextlib.nullcontext()
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

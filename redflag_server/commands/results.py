@@ -102,14 +102,16 @@ async def accept_statement(runtime: Runtime, sender: VerifiedAgent, body: Statem
         agent = await recheck(session, sender.entry)
         arrival = _Arrival(runtime, session, agent, statement, runtime.clock.now())
         await arrival.find()
-        if await arrival.is_first(wire):
+        arrival.known = not await arrival.is_first(wire)
+        # A command that a restore handed out again is accepted by the same statement as before.
+        if not arrival.known or isinstance(statement, CommandAccepted):
             await arrival.follow()
     return Accepted()
 
 
 @attrs.define
 class _Arrival:
-    """One verified statement on its way into the database. ``agent``: row of `Agent`, locked."""
+    """One verified statement on its way into the database. ``known``: exactly this one came before."""
 
     runtime: Runtime
     session: AsyncSession
@@ -117,6 +119,7 @@ class _Arrival:
     statement: Statement
     now: datetime
     command: Command | None = None
+    known: bool = False
 
     async def find(self) -> None:
         """Find the command; raises `WrongRecipientError` when it is another agent's."""
@@ -263,7 +266,7 @@ class _Arrival:
 
     async def _alarm(self, name: str, *, kind: str, message: str, code: str | None = None) -> None:
         """An event for people to look into; beyond a rate it is counted instead."""
-        suppressed = self.runtime.refusals.admit((name, f"agent:{self.agent.id}"))
+        suppressed = None if self.known else self.runtime.refusals.admit((name, f"agent:{self.agent.id}"))
         if suppressed is None:
             return
         data = {"command": self.statement.cmd_id, "statement": _KINDS[type(self.statement)]}

@@ -9,13 +9,14 @@ import pytest
 from sqlalchemy import func, select
 
 from redflag_core import codec
-from redflag_core.command_queue import LEASE_SECONDS, RETRY_FIRST, RETRY_LONGEST
+from redflag_core.command_queue import LEASE_SECONDS, RETRY_FIRST, RETRY_LONGEST, CommandEvent
 from redflag_core.commands import Order, Orderable, sign_command
 from redflag_core.envelope import sign_envelope
 from redflag_core.errors import LimitError, SignatureError
 from redflag_core.keys import SigningKey
 from redflag_core.messages import MAX_PROGRESS_LINES, MAX_STATEMENT_TEXT, Phase
-from redflag_core.patching import Change, Transaction
+from redflag_core.patching import Change as PackageChange
+from redflag_core.patching import Transaction
 from redflag_core.scanning import PackageKey
 from redflag_core.statements import (
     ACCEPTED_TYPE,
@@ -28,6 +29,7 @@ from redflag_core.statements import (
 from redflag_core.system import SystemEntropy
 from redflag_server.agents.tables import Agent
 from redflag_server.commands import queue, results
+from redflag_server.commands.changes import Change, change
 from redflag_server.commands.tables import Command, CommandDelivery, CommandStatement
 from redflag_server.events.tables import Event
 from redflag_server.trust.tables import ServerState
@@ -384,6 +386,21 @@ async def test_an_acceptance_from_before_a_restore_counts(server, machine):
     assert ("accepted", []) == (await state_of(server, first), await alarms(server))
 
 
+async def test_a_command_that_a_restore_doubts_is_accepted_again(server, machine):
+    """It is handed out again, and the executor answers with the statement that the backup has already."""
+    first = await accepted(server, machine)
+    async with server.runtime.database.write() as session:
+        (await session.get_one(ServerState, 1)).gen = 1_800_000_000
+        command, why = await session.get_one(Command, UUID(first)), Change(actor="server", now=server.clock.now())
+        await change(session, command, CommandEvent.DOUBT, why)
+
+    (again,) = await machine.fetch(server.client)
+    await deliver(server, machine, machine.execute(again))
+
+    assert ("accepted", []) == (await state_of(server, first), await alarms(server))
+    assert 1 == len(await server.rows(CommandStatement))
+
+
 @pytest.mark.parametrize("kind", ["accepted", "result", "never"])
 async def test_another_order_under_the_same_id_is_an_alarm(server, machine, kind):
     """What the executor has in its journal is not what was ordered: recorded, and nothing follows."""
@@ -483,7 +500,9 @@ async def test_the_largest_result_is_taken(server, machine):
     """A plan of two thousand changes and all the output that there may be, in one request."""
     first = await accepted(server, machine, plan("bash"))
     changes = tuple(
-        Change(name=f"package-{number:04d}-{'x' * 80}", arch="amd64", before="1.0", after="2.0", origin="o" * 60)
+        PackageChange(
+            name=f"package-{number:04d}-{'x' * 80}", arch="amd64", before="1.0", after="2.0", origin="o" * 60
+        )
         for number in range(2_000)
     )
     transaction = Transaction(manager="apt", requested=(PackageKey("bash", "amd64"),), changes=changes)
