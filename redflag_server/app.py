@@ -19,8 +19,12 @@ from redflag_server.client_errors.controller import AgentErrorController
 from redflag_server.client_errors.list_controller import ClientErrorController
 from redflag_server.commands.agent_controller import ResultController
 from redflag_server.commands.controller import CommandController
+from redflag_server.dashboard.command_controller import CommandPageController
 from redflag_server.dashboard.controller import FleetController, SignInController, StaticController
 from redflag_server.dashboard.errors import with_pages
+from redflag_server.dashboard.machine_controller import MachineController
+from redflag_server.dashboard.package_controller import PackagePageController
+from redflag_server.dashboard.plan_controller import PlanPageController
 from redflag_server.events.controller import EventController
 from redflag_server.events.refusals import record_refusal
 from redflag_server.events.timelines import TimelineController
@@ -63,7 +67,15 @@ CONTROLLERS: Final[list[Any]] = [
     UserController,
 ]
 
-PAGES: Final[list[Any]] = [FleetController, SignInController, StaticController]
+PAGES: Final[list[Any]] = [
+    CommandPageController,
+    FleetController,
+    MachineController,
+    PackagePageController,
+    PlanPageController,
+    SignInController,
+    StaticController,
+]
 
 
 def create_app(

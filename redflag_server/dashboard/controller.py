@@ -1,34 +1,24 @@
-"""The pages. Each shows what a service says; none decides anything."""
+"""The first page, how people come in and leave, and the files of the pages. Nothing here decides anything."""
 
-from typing import Annotated, Any, Final
-from uuid import UUID
+from typing import Annotated, Final
 
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Response, get, post
 from litestar.datastructures import Cookie
-from litestar.di import Provide
 from litestar.params import FromPath, QueryParameter
 
-from redflag_core.lifecycle import AgentAction, permits
 from redflag_server.accounts import sessions, setup
-from redflag_server.accounts.authentication import (
-    REFRESH_HEADER,
-    OperatorAuthentication,
-    cookie_name,
-    operator_of,
-    provide_scope,
-)
+from redflag_server.accounts.authentication import cookie_name, operator_of
 from redflag_server.accounts.credentials import LONGEST
 from redflag_server.accounts.forms import MAX_FORM_BYTES, parse_form
 from redflag_server.accounts.users import has_owner
 from redflag_server.addresses import client_address
 from redflag_server.agents.listing import AgentFilter
-from redflag_server.agents.operations import act
+from redflag_server.dashboard.pages import AnyRequest, Page, PageController, whole_or_part
 from redflag_server.dashboard.rendering import assets, redirect, render
-from redflag_server.dashboard.views import STATUSES_OF, FleetPart, see_fleet, see_machine
+from redflag_server.dashboard.views import STATUSES_OF, FleetPart, see_fleet
 from redflag_server.db.scope import Scope
-from redflag_server.fields import Reason
 from redflag_server.injection import Injected
-from redflag_server.operators import MAX_FILTER, Cursor, check_request
+from redflag_server.operators import MAX_FILTER, Cursor
 from redflag_server.problems import (
     InvalidRequestError,
     NotFoundError,
@@ -38,21 +28,8 @@ from redflag_server.problems import (
 )
 from redflag_server.runtime import Runtime
 
-Page = Response[bytes]
-AnyRequest = Request[Any, Any, Any]
-
 MAX_NEXT: Final = 500
 FOR_EVER: Final = "public, max-age=31536000, immutable"
-
-
-class PageController(Controller):
-    """Base of the pages: sessions, forms, and nothing in the OpenAPI document."""
-
-    include_in_schema = False
-    middleware = (OperatorAuthentication,)
-    dependencies = {"visible": Provide(provide_scope, sync_to_thread=False)}  # noqa: RUF012  (Litestar's form)
-    request_max_body_size = MAX_FORM_BYTES
-    before_request = staticmethod(check_request)
 
 
 class FleetController(PageController):
@@ -74,49 +51,14 @@ class FleetController(PageController):
         async with runtime.database.read() as session:
             fleet = await see_fleet(session, visible, wanted, cursor, runtime.clock.now())
         context = {"fleet": fleet, "hostname": hostname or "", "show": show, "is_first": cursor is None}
-        return render(request, _whole_or_part(request, "fleet"), context)
-
-    @get("/machines/{agent_id:uuid}", opt={"page": True, "permission": "agents:read"})
-    async def machine(
-        self,
-        request: AnyRequest,
-        agent_id: FromPath[UUID],
-        *,
-        visible: Injected[Scope],
-        runtime: Injected[Runtime],
-        current: Annotated[bool, QueryParameter()] = False,
-    ) -> Page:
-        """One machine."""
-        now = runtime.clock.now()
-        async with runtime.database.read() as session:
-            machine = await see_machine(session, visible, agent_id, show_current=current, now=now)
-        status = machine.detail.agent.status
-        may_decide = visible.caller.may("agents:write")
-        actions = [action.value for action in AgentAction if may_decide and permits(status, action)]
-        return render(request, _whole_or_part(request, "machine"), {"machine": machine, "actions": actions})
-
-    @post("/machines/{agent_id:uuid}/{action:str}", opt={"page": True, "permission": "agents:write"})
-    async def decide(
-        self,
-        request: AnyRequest,
-        agent_id: FromPath[UUID],
-        action: FromPath[str],
-        *,
-        visible: Injected[Scope],
-        runtime: Injected[Runtime],
-    ) -> Page:
-        """Approve, release or revoke a machine, and show it again."""
-        if action not in list(AgentAction):
-            raise NotFoundError("there is no such page")
-        form = parse_form(await request.body())
-        await act(runtime, visible, agent_id, AgentAction(action), _reason(form))
-        return redirect(request, f"/machines/{agent_id}")
+        return render(request, whole_or_part(request, "fleet"), context)
 
 
 class SignInController(PageController):
     """How people come in and leave."""
 
     opt = {"page": True, "public": True}  # noqa: RUF012  (Litestar's form)
+    request_max_body_size = MAX_FORM_BYTES
 
     @get("/sign-in")
     async def sign_in_page(
@@ -210,18 +152,6 @@ def safe_path(target: str) -> str:
     """
     is_path = target.startswith("/") and not target.startswith("//")
     return target if is_path and "\\" not in target and target.isprintable() else "/"
-
-
-def _whole_or_part(request: AnyRequest, name: str) -> str:
-    """A page that refreshes itself wants only the part that changes."""
-    return f"_{name}.html" if REFRESH_HEADER in request.headers else f"{name}.html"
-
-
-def _reason(form: dict[str, str]) -> str:
-    try:
-        return Reason(form.get("reason", "").strip()).reason
-    except ValueError:
-        raise InvalidRequestError("say in one line why: it goes into the history") from None
 
 
 def _address(request: AnyRequest, runtime: Runtime) -> str:

@@ -13,15 +13,7 @@ from litestar import Request, Response
 
 from redflag_core import __version__
 from redflag_server.accounts.authentication import operator_of
-from redflag_server.dashboard.words import (
-    EXPLANATIONS,
-    PRESENCE,
-    SCANNER_STATUSES,
-    SEVERITIES,
-    STATES,
-    STATUS_ADVICE,
-    STATUSES,
-)
+from redflag_server.dashboard import words
 from redflag_server.runtime import Runtime
 
 FOLDER: Final = Path(__file__).parent
@@ -80,17 +72,13 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(ago=ago, utc=utc, size=size, count=count)
+    templates.filters.update(
+        ago=ago, ahead=ahead, day=day, utc=utc, lasting=lasting, size=size, count=count, who=who
+    )
     templates.globals.update(
         version=__version__,
         asset=lambda name: f"/static/{name}?v={assets()[name].version}",
-        STATES=STATES,
-        EXPLANATIONS=EXPLANATIONS,
-        STATUSES=STATUSES,
-        STATUS_ADVICE=STATUS_ADVICE,
-        PRESENCE=PRESENCE,
-        SEVERITIES=SEVERITIES,
-        SCANNER_STATUSES=SCANNER_STATUSES,
+        **{name: value for name, value in vars(words).items() if name.isupper()},
     )
     return templates
 
@@ -116,6 +104,33 @@ def ago(moment: datetime, now: datetime) -> str:
         if number < most:
             return f"{number} {unit.removesuffix('s') if number == 1 else unit} ago"
         number //= most
+    return day(moment)
+
+
+def ahead(moment: datetime, now: datetime) -> str:
+    """How far ahead, roughly; a date when that says more."""
+    number = -(-max(moment - now, timedelta()) // timedelta(minutes=1))
+    if number < 1:
+        return "now"
+    for most, unit in _STEPS:
+        if number < most:
+            return f"in {number} {unit.removesuffix('s') if number == 1 else unit}"
+        number //= most
+    return day(moment)
+
+
+def lasting(duration: timedelta) -> str:
+    """How long something took, in the two units that say most."""
+    seconds = max(int(duration.total_seconds()), 0)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def day(moment: datetime) -> str:
+    """The day, UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d}"
 
 
@@ -137,3 +152,11 @@ def size(number: int) -> str:
 def count(number: int, word: str, plural: str | None = None) -> str:
     """A number and what it counts."""
     return f"{number:,} {word if number == 1 else plural or word + 's'}"
+
+
+def who(actor: str) -> str:
+    """Who did something, from the actor of an event: ``user:alice`` is alice."""
+    kind, _, name = actor.partition(":")
+    if kind == "user":
+        return name
+    return {"api-key": f"API key {name}", "agent": "the machine", "server": "the server"}.get(kind, actor)

@@ -14,24 +14,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from redflag_core.enrolment import AgentStatus
 from redflag_core.lifecycle import Presence, presence
 from redflag_core.scanning import PENDING_STATES, PackageState
-from redflag_server.agents.listing import NOT_COUNTED, AgentFilter, get_agent, list_agents
+from redflag_server.agents.listing import NOT_COUNTED, OUTSTANDING, AgentFilter, get_agent, list_agents
 from redflag_server.agents.schema import AgentDetail, AgentItem
 from redflag_server.agents.tables import Agent
+from redflag_server.dashboard.command_views import SeenCommand, count_overdue, see_live_commands
+from redflag_server.dashboard.package_views import PackageGroup, see_groups
+from redflag_server.dashboard.plan_views import see_open_plans
 from redflag_server.dashboard.system_view import SystemView, see_system
-from redflag_server.dashboard.words import STATES
 from redflag_server.db.pages import PageOf
 from redflag_server.db.scope import Scope
 from redflag_server.events.listing import EventFilter, list_events
 from redflag_server.events.schema import EventItem
-from redflag_server.packages.listing import package_item
-from redflag_server.packages.schema import PackageItem
 from redflag_server.packages.tables import Package
+from redflag_server.plans.tables import Plan
 
 MACHINES: Final = 100
 """Machines on one page."""
-
-PACKAGES: Final = 500
-"""Packages of one state on a page: a person does not read more, and the page stays below a megabyte."""
 
 EVENTS: Final = 20
 
@@ -66,6 +64,8 @@ class Fleet:
         revoked: Number of revoked machines.
         states: Number of packages in each open state, over the whole fleet.
         security: How many of them lack a security update.
+        plans: Number of plans, by the state of their packages.
+        overdue: Commands that take longer than they should.
     """
 
     machines: Sequence[AgentItem]
@@ -75,6 +75,23 @@ class Fleet:
     revoked: int
     states: Mapping[str, int]
     security: int
+    plans: Mapping[str, int]
+    overdue: int
+
+    @property
+    def to_confirm(self) -> int:
+        """Plans that somebody must confirm."""
+        return self.plans.get(PackageState.NEEDS_CONFIRMATION, 0)
+
+    @property
+    def to_install(self) -> int:
+        """Plans that are ready to be installed."""
+        return self.plans.get(PackageState.APPROVED, 0)
+
+    @property
+    def failed(self) -> int:
+        """Updates that failed."""
+        return self.states.get(PackageState.FAILED, 0)
 
     @property
     def total(self) -> int:
@@ -85,22 +102,6 @@ class Fleet:
     def waiting_packages(self) -> int:
         """Packages that a plain upgrade would leave as they are."""
         return sum(self.states.get(state, 0) for state in PENDING_STATES if state is not PackageState.AVAILABLE)
-
-
-@attrs.frozen
-class PackageGroup:
-    """
-    Packages of one state.
-
-    Attributes:
-        state: The state.
-        total: How many there are.
-        items: The first `PACKAGES` of them, security updates first.
-    """
-
-    state: PackageState
-    total: int
-    items: Sequence[PackageItem]
 
 
 @attrs.frozen
@@ -115,6 +116,9 @@ class Machine:
         shows_current: Whether these are among the groups.
         events: What happened to it last.
         system: Its system and storage.
+        plans: Its open plans.
+        commands: Its commands that have not ended.
+        plannable: Number of approved updates that are not in a plan.
     """
 
     detail: AgentDetail
@@ -123,6 +127,19 @@ class Machine:
     shows_current: bool
     events: Sequence[EventItem]
     system: SystemView
+    plans: Sequence[Plan]
+    commands: Sequence[SeenCommand]
+    plannable: int
+
+    @property
+    def plan_ids(self) -> frozenset[UUID]:
+        """Its open plans: their commands are shown with them."""
+        return frozenset(plan.id for plan in self.plans)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the machine is at something that people watch."""
+        return any(command.is_moving for command in self.commands)
 
 
 async def see_fleet(
@@ -134,7 +151,7 @@ async def see_fleet(
     rows = (await session.execute(visible.select(Agent, *columns))).all()
     standing = [row for row in rows if row.status != AgentStatus.REVOKED]
     here = Counter(presence(last_seen=seen, next_due=due, now=now) for _, seen, due in standing)
-    states, security = await _open_packages(session, visible)
+    states, security, plans = await _open_packages(session, visible)
     return Fleet(
         machines=page.items,
         next=page.next,
@@ -143,6 +160,8 @@ async def see_fleet(
         revoked=len(rows) - len(standing),
         states=states,
         security=security,
+        plans=plans,
+        overdue=await count_overdue(session, visible),
     )
 
 
@@ -151,47 +170,39 @@ async def see_machine(
 ) -> Machine:
     """One machine; raises `NotFoundError`."""
     detail = await get_agent(session, visible, agent_id, now)
-    counts = (
-        visible.select(Package, Package.state, func.count())
-        .where(Package.agent_id == agent_id)
-        .group_by(Package.state)
-    )
-    numbers: dict[str, int] = dict((await session.execute(counts)).tuples().all())
-    hidden = {PackageState.NOT_APPLICABLE} | (set() if show_current else {PackageState.CURRENT})
-    shown = [PackageState(state) for state in STATES if state in numbers and state not in hidden]
+    groups, numbers = await see_groups(session, visible, agent_id, show_current=show_current)
     events = await list_events(
         session, visible, EventFilter(agent_id=agent_id), PageOf(limit=EVENTS, newest_first=True)
     )
     return Machine(
         detail=detail,
-        groups=[await _group(session, visible, detail, state, numbers[state]) for state in shown],
+        groups=groups,
         current=numbers.get(PackageState.CURRENT, 0),
         shows_current=show_current,
         events=events.items,
         system=see_system(detail, now),
+        plans=await see_open_plans(session, visible, agent_id),
+        commands=await see_live_commands(session, visible, agent_id),
+        plannable=await _plannable(session, visible, agent_id),
     )
 
 
-async def _group(
-    session: AsyncSession, visible: Scope, detail: AgentDetail, state: PackageState, total: int
-) -> PackageGroup:
-    query = (
-        visible.select(Package)
-        .where(Package.agent_id == detail.agent.id, Package.state == state)
-        .order_by(Package.security.desc(), Package.name, Package.arch)
-        .limit(PACKAGES)
+async def _plannable(session: AsyncSession, visible: Scope, agent_id: UUID) -> int:
+    query = visible.select(Package, func.count()).where(
+        Package.agent_id == agent_id, Package.state == PackageState.APPROVED, Package.plan_id.is_(None)
     )
-    rows = (await session.scalars(query)).all()
-    return PackageGroup(state, total, [package_item(row, detail.agent.hostname) for row in rows])
+    return int((await session.execute(query)).scalar_one())
 
 
-async def _open_packages(session: AsyncSession, visible: Scope) -> tuple[dict[str, int], int]:
-    pending = case((Package.security & Package.state.in_(PENDING_STATES), 1), else_=0)
+async def _open_packages(session: AsyncSession, visible: Scope) -> tuple[dict[str, int], int, dict[str, int]]:
+    """Packages by state, how many lack a security update, and plans by the state of their packages: in one go."""
+    lacking = case((Package.security & Package.state.in_(OUTSTANDING), 1), else_=0)
+    plans = func.count(Package.plan_id.distinct())
     query = (
-        visible.select(Package, Package.state, func.count(), func.sum(pending))
+        visible.select(Package, Package.state, func.count(), func.sum(lacking), plans)
         .join(Agent, Agent.id == Package.agent_id)
         .where(Package.state.not_in(NOT_COUNTED), Agent.status != AgentStatus.REVOKED)
         .group_by(Package.state)
     )
     rows = (await session.execute(query)).all()
-    return {state: number for state, number, _ in rows}, sum(security for _, _, security in rows)
+    return {row[0]: row[1] for row in rows}, sum(row[2] for row in rows), {row[0]: row[3] for row in rows}

@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 from redflag_core.enrolment import AgentStatus
 from redflag_core.keys import key_id
 from redflag_core.machine import MachineEvidence
-from redflag_core.scanning import PackageState, Severity
+from redflag_core.scanning import SCANNED_STATES, PackageState, Severity
 from redflag_core.system import SystemEntropy
 from redflag_server.accounts.api_keys import KeyOrder, make_key
 from redflag_server.accounts.permissions import UserRole
@@ -181,7 +181,7 @@ def package_row(runtime: Runtime, place: Place, agent_id: UUID, name: str, **cha
         "arch": "amd64",
         "installed": "1.0-1",
         "available": None if state == PackageState.CURRENT else "1.1-1",
-        "observed": state,
+        "observed": state if state in SCANNED_STATES else PackageState.AVAILABLE,
         "state": state,
         "state_at": runtime.clock.now(),
         "severity": Severity.UNKNOWN,

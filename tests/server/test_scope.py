@@ -13,6 +13,7 @@ import attrs
 import pytest
 from litestar import Controller, Litestar, get
 from litestar.handlers import HTTPRouteHandler
+from uuid_utils.compat import uuid7
 
 from redflag_core.lifecycle import AgentAction
 from redflag_core.system import SystemEntropy
@@ -22,12 +23,15 @@ from redflag_server.accounts.permissions import PERMISSIONS, UserRole
 from redflag_server.accounts.tables import Credential, User
 from redflag_server.agents.tables import RegistrationToken
 from redflag_server.app import create_app
+from redflag_server.commands.tables import Command, CommandStatement
 from redflag_server.db.base import Base
 from redflag_server.db.scope import Scope
 from redflag_server.db.tables import metadata
 from redflag_server.events.tables import Event
 from redflag_server.injection import Injected
 from redflag_server.operators import OperatorController
+from redflag_server.packages.tables import Package
+from redflag_server.plans.tables import Plan
 from redflag_server.settings import Settings
 from tests.helpers.operators import (
     API,
@@ -200,7 +204,39 @@ async def belongings(server) -> Belongings:
     assert 201 == (await server.client.post(f"{API}/registration-tokens", headers=headers, json=order)).status_code
     token, key = await server.row(RegistrationToken), await server.row(Credential)
     ids = {"agent_id": agent, "token_id": token.id, "key_id": key.id, "user_id": user.id}
-    return Belongings(place, ids)
+    return Belongings(place, {**ids, **await _patching(server, agent, headers)})
+
+
+async def _patching(server: Any, agent: UUID, headers: dict[str, str]) -> dict[str, UUID]:
+    """A package that is approved and planned: the plan, its command, and what was signed about that."""
+    package = await server.row(Package)
+    await server.client.post(f"{API}/packages/{package.id}/approve", headers=headers, json={"reason": MARK})
+    order = {"reason": MARK, "package_ids": [str(package.id)]}
+    made = await server.client.post(f"{API}/plans", headers=headers, json=order)
+    assert 201 == made.status_code, made.text
+    plan, command = await server.row(Plan), await server.row(Command)
+    statement = CommandStatement(
+        id=uuid7(),
+        organization_id=plan.organization_id,
+        agent_id=agent,
+        command_id=command.id,
+        kind="accepted",
+        digest="0" * 64,
+        envelope=MARK.encode(),
+        received_at=server.clock.now(),
+    )
+    async with server.runtime.database.write() as session:
+        session.add(statement)
+    ids = {"package_id": package.id, "plan_id": plan.id, "command_id": command.id}
+    return {**ids, "statement_id": statement.id}
+
+
+ACTIONS = {
+    "/machines/{agent_id:uuid}/{action:str}": list(AgentAction),
+    "/plans/{plan_id:uuid}/{step:str}": ["confirm", "install", "discard"],
+    "/commands/{command_id:uuid}/{action:str}": ["cancel", "release", "retry", "archive"],
+}
+"""What the last part of such a page's path can be."""
 
 
 def walk(app: Litestar, ids: dict[str, UUID]) -> list[tuple[str, str]]:
@@ -209,20 +245,30 @@ def walk(app: Litestar, ids: dict[str, UUID]) -> list[tuple[str, str]]:
     for route, handler in handlers(app):
         if "permission" not in handler.opt:
             continue
-        for action in AgentAction if "action" in route.path_parameters else ("",):
-            values = {**ids, "action": action}
+        for action in ACTIONS.get(route.path, [""]):
+            values = {**ids, "action": action, "step": action}
             path = re.sub(r"\{(\w+):\w+\}", lambda match, values=values: str(values[match[1]]), route.path)
             routes += [(method, path) for method in sorted(handler.http_methods)]
     return routes
 
 
-def body_for(path: str, place: Place) -> dict[str, Any]:
+def body_for(path: str, belongings: Belongings) -> dict[str, Any]:
     """A body that would reach into A."""
-    if path.endswith("/api-keys"):
-        return {"name": "x", "scopes": ["agents:read"], "organization_id": str(place.organization_id)}
-    if path.endswith("/registration-tokens"):
-        return {"label": "x", "seats": 1, "expires_in_seconds": 60, "site_id": str(place.site_id)}
-    return {"reason": "not mine"}
+    place, ids = belongings.place, {name: str(value) for name, value in belongings.ids.items()}
+    bodies: dict[str, dict[str, Any]] = {
+        "/api-keys": {"name": "x", "scopes": ["agents:read"], "organization_id": str(place.organization_id)},
+        "/registration-tokens": {
+            "label": "x",
+            "seats": 1,
+            "expires_in_seconds": 60,
+            "site_id": str(place.site_id),
+        },
+        "/packages/decide": {"reason": "x", "decision": "approve", "package_ids": [ids["package_id"]]},
+        "/plans": {"reason": "x", "package_ids": [ids["package_id"]]},
+        "/commands": {"reason": "x", "agent_id": ids["agent_id"], "type": "scan.run"},
+        "/defer": {"reason": "x", "until": "2026-02-01T00:00:00Z"},
+    }
+    return next((body for end, body in bodies.items() if path.endswith(end)), {"reason": "not mine"})
 
 
 async def test_a_caller_of_one_organization_finds_nothing_of_another(server, belongings):
@@ -234,9 +280,9 @@ async def test_a_caller_of_one_organization_finds_nothing_of_another(server, bel
     routes = [route for route in walk(server.app, belongings.ids) if route[1].startswith(API)]
 
     for method, path in routes:
-        body = {} if method == "GET" else {"json": body_for(path, belongings.place)}
+        body = {} if method == "GET" else {"json": body_for(path, belongings)}
         answer = await server.client.request(method, path, headers=headers, **body)
-        is_list = method == "GET" and not path.endswith(str(belongings.ids["agent_id"]))
+        is_list = method == "GET" and not any(str(value) in path for value in belongings.ids.values())
         assert (200 if is_list else 404) == answer.status_code, (method, path, answer.text)
         assert not _leaks(answer.text, belongings, path), (method, path, answer.text)
 
@@ -254,7 +300,11 @@ async def test_filters_do_not_reach_through_the_wall(server, belongings):
         f"agents?site={site}",
         f"packages?agent_id={agent}",
         f"packages?name={MARK}",
+        f"plans?agent_id={agent}",
+        f"commands?agent_id={agent}",
+        f"commands?plan_id={belongings.ids['plan_id']}",
         f"events?agent_id={agent}",
+        f"events?package_id={belongings.ids['package_id']}",
         f"client-errors?agent_id={agent}",
     ]
 
@@ -272,14 +322,22 @@ async def test_a_person_of_one_organization_finds_nothing_of_another_on_the_page
     before = await server.dump()
     routes = [route for route in walk(server.app, belongings.ids) if not route[1].startswith(API)]
 
+    package = str(belongings.ids["package_id"])
+    fields = {"form_token": token, "reason": "not mine", "decision": "approve", "chosen": package}
+    fleet = {**fields, "chosen": f"apt:{MARK}"}
+    everywhere = {("GET", "/packages/machines"): {"params": {"manager": "apt", "name": "x"}},
+                  ("POST", "/packages"): {"data": fleet, "headers": FORM}}  # fmt: skip
+
     for method, path in routes:
-        form = {} if method == "GET" else {"data": {"form_token": token, "reason": "not mine"}, "headers": FORM}
-        answer = await server.client.request(method, path, **form)
-        assert (200 if path == "/" else 404) == answer.status_code, (method, path)
+        form = {} if method == "GET" else {"data": fields, "headers": FORM}
+        answer = await server.client.request(method, path, **everywhere.get((method, path), form))
+        is_list = not any(str(value) in path for value in belongings.ids.values())
+        expected = (200 if method == "GET" else 409) if is_list else 404
+        assert expected == answer.status_code, (method, path, answer.text)
         assert not _leaks(answer.text, belongings, path), (method, path)
 
     assert before == await server.dump()
-    assert 5 == len(routes)
+    assert 25 < len(routes)
 
 
 async def test_each_sees_its_own(server, belongings):

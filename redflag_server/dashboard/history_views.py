@@ -1,0 +1,126 @@
+"""What happened: to a machine, to a package, and what somebody has just done."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+import attrs
+from sqlalchemy import or_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from redflag_server.agents.tables import Agent
+from redflag_server.db.pages import PageOf, fetch_page
+from redflag_server.db.scope import Scope
+from redflag_server.events.tables import Event
+from redflag_server.problems import NotFoundError
+
+EVENTS: Final = 50
+"""Events on one page."""
+
+NEWS: Final = timedelta(minutes=2)
+"""For how long a page says what was just done: long enough to read it, and to see it after a slow answer."""
+
+SOME: Final = 100
+"""Events among which the page looks for what was just done: one decision is an event for each package."""
+
+
+class Subject(StrEnum):
+    """What a history can be narrowed down to."""
+
+    MACHINE = "machine"
+    SCANS = "scans"
+    PACKAGES = "packages"
+    PLANS = "plans"
+    COMMANDS = "commands"
+    REFUSALS = "refusals"
+
+
+KINDS_OF: Final = {
+    Subject.MACHINE: ("agent.",),
+    Subject.SCANS: ("scanner.", "packages."),
+    Subject.PACKAGES: ("package.",),
+    Subject.PLANS: ("plan.",),
+    Subject.COMMANDS: ("command.",),
+    Subject.REFUSALS: ("request.",),
+}
+"""How the kinds of events about a subject begin."""
+
+
+@attrs.frozen
+class History:
+    """
+    One page of events, newest first.
+
+    Attributes:
+        events: They.
+        next: Cursor of the next page, or None.
+    """
+
+    events: Sequence[Event]
+    next: str | None
+
+
+@attrs.frozen
+class News:
+    """
+    What the caller has just done.
+
+    Attributes:
+        message: The last event of it.
+        more: How many others were part of it.
+    """
+
+    message: str
+    more: int
+
+
+async def see_history(
+    session: AsyncSession,
+    visible: Scope,
+    agent_id: UUID,
+    *,
+    package_id: UUID | None = None,
+    about: Subject | None = None,
+    cursor: str | None = None,
+) -> History:
+    """
+    One page of what happened to a machine, or to one package of it.
+
+    Goes through the index of the machine's (the package's) events. Narrowed down to something rare, that can be
+    all of them.
+    """
+    query = visible.select(Event).where(Event.agent_id == agent_id)
+    if package_id is not None:
+        query = query.where(Event.package_id == package_id)
+    if about is not None:
+        query = query.where(or_(*(Event.kind.startswith(kind, autoescape=True) for kind in KINDS_OF[about])))
+    rows, following = await fetch_page(session, query, Event, PageOf(cursor, EVENTS, newest_first=True))
+    return History([row[0] for row in rows], following)
+
+
+async def see_hostname(session: AsyncSession, visible: Scope, agent_id: UUID) -> str:
+    """
+    What a machine calls itself.
+
+    Raises:
+        NotFoundError: No such machine, or not for the caller to see.
+    """
+    hostname = (await session.scalars(visible.select(Agent, Agent.hostname).where(Agent.id == agent_id))).first()
+    if hostname is None:
+        raise NotFoundError("there is no such machine")
+    return str(hostname)
+
+
+async def see_news(session: AsyncSession, visible: Scope, agent_id: UUID | None, now: datetime) -> News | None:
+    """What the caller did last, to a machine or anywhere, if that was just now; among the last `SOME` events."""
+    query = visible.select(Event)
+    if agent_id is not None:
+        query = query.where(Event.agent_id == agent_id)
+    rows = (await session.scalars(query.order_by(Event.id.desc()).limit(SOME))).all()
+    own = [row for row in rows if row.actor == visible.caller.actor and row.at > now - NEWS]
+    if not own:
+        return None
+    alike = [row for row in own if (row.kind, row.at) == (own[0].kind, own[0].at)]
+    return News(own[0].message, len(alike) - 1)

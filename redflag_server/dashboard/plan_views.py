@@ -1,0 +1,140 @@
+"""Plans on pages: what was asked, exactly what would be changed, why somebody must look, and what became of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+import attrs
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
+
+from redflag_core.commands import CommandType
+from redflag_core.encoding import b64encode
+from redflag_core.patching import ChangeKind, PlanState
+from redflag_core.patching.plan_states import ALLOWED, OPEN
+from redflag_server.agents.tables import Agent
+from redflag_server.commands.tables import Command, CommandStatement
+from redflag_server.dashboard.command_views import SeenCommand, see_statements, seen_command
+from redflag_server.dashboard.words import CHANGE_KINDS
+from redflag_server.db.pages import PageOf, fetch_page
+from redflag_server.db.scope import Scope
+from redflag_server.plans.listing import get_plan
+from redflag_server.plans.schema import PlanDetail, PlannedChange
+from redflag_server.plans.tables import Plan
+
+SHOWN: Final = 20
+"""Open plans on a machine's page, and commands of one plan."""
+
+LISTED: Final = 50
+"""Plans on a page of plans."""
+
+_BULKY: Final = (defer(Plan.transaction), defer(Plan.outcomes))
+"""What a list does not show: a transaction has up to half a megabyte."""
+
+
+@attrs.frozen
+class SeenPlan:
+    """
+    One plan.
+
+    Attributes:
+        detail: What was asked for, what would be changed, and what became of it.
+        commands: Its commands, oldest first.
+        statements: What the executor signed about each of them, by the command's id.
+        executor: Public key of the executor, in base64.
+        executor_id: Id of that key.
+    """
+
+    detail: PlanDetail
+    commands: Sequence[SeenCommand]
+    statements: Mapping[UUID, Sequence[CommandStatement]]
+    executor: str
+    executor_id: str
+
+    @property
+    def changes(self) -> Mapping[ChangeKind, Sequence[PlannedChange]]:
+        """What would be changed, the gravest kind first, and what nobody asked for first in each."""
+        if self.detail.transaction is None:
+            return {}
+        in_order = sorted(self.detail.transaction.changes, key=lambda change: not change.extra)
+        by_kind = {kind: [change for change in in_order if change.kind == kind] for kind in CHANGE_KINDS}
+        return {ChangeKind(kind): found for kind, found in by_kind.items() if found}
+
+    @property
+    def latest(self) -> SeenCommand | None:
+        """The command that it waits for, or that ended last."""
+        return self.commands[-1] if self.commands else None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the machine is at it."""
+        return self.detail.state in (PlanState.PLANNING, PlanState.INSTALLING)
+
+    @property
+    def result(self) -> SeenCommand | None:
+        """The installation that ended last."""
+        upgrades = [each for each in self.commands if each.row.type == CommandType.PACKAGES_UPGRADE]
+        return upgrades[-1] if upgrades and not upgrades[-1].is_live else None
+
+    @property
+    def offers(self) -> Sequence[str]:
+        """What can be done with it now, of `words.PLAN_ACTIONS`."""
+        state = self.detail.state
+        wanted = {
+            "confirm": state is PlanState.NEEDS_CONFIRMATION and not self.detail.beyond_routine,
+            "install": state is PlanState.READY and not self.detail.beyond_routine,
+            "discard": (state, PlanState.DROPPED) in ALLOWED and state is not PlanState.INSTALLING,
+        }
+        return [name for name, offered in wanted.items() if offered]
+
+
+@attrs.frozen
+class PlanList:
+    """
+    One page of plans, newest first.
+
+    Attributes:
+        plans: Each with the name of its machine.
+        next: Cursor of the next page, or None.
+    """
+
+    plans: Sequence[tuple[Plan, str]]
+    next: str | None
+
+
+async def see_plans(
+    session: AsyncSession, visible: Scope, state: PlanState | None, cursor: str | None
+) -> PlanList:
+    """One page of plans; read backwards until the page is full, so a rare state costs more."""
+    query = visible.select(Plan, Plan, Agent.hostname).join(Agent, Agent.id == Plan.agent_id).options(*_BULKY)
+    if state is not None:
+        query = query.where(Plan.state == state)
+    rows, following = await fetch_page(session, query, Plan, PageOf(cursor, LISTED, newest_first=True))
+    return PlanList([(plan, hostname) for plan, hostname in rows], following)
+
+
+async def see_open_plans(session: AsyncSession, visible: Scope, agent_id: UUID) -> Sequence[Plan]:
+    """The first `SHOWN` open plans of a machine, newest first; by index."""
+    query = visible.select(Plan).where(Plan.agent_id == agent_id, Plan.state.in_(OPEN)).options(*_BULKY)
+    return (await session.scalars(query.order_by(Plan.id.desc()).limit(SHOWN))).all()
+
+
+async def see_plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> SeenPlan:
+    """
+    One plan.
+
+    Raises:
+        NotFoundError: No such plan, or not for the caller to see.
+    """
+    detail = await get_plan(session, visible, plan_id)
+    key = visible.select(Agent, Agent.executor_key, Agent.executor_key_id).where(Agent.id == detail.agent_id)
+    executor, executor_id = (await session.execute(key)).one()
+    query = visible.select(Command).where(Command.plan_id == plan_id).order_by(Command.id.desc()).limit(SHOWN)
+    commands = list(reversed((await session.scalars(query)).all()))
+    return SeenPlan(
+        detail=detail,
+        commands=[seen_command(command, detail.hostname) for command in commands],
+        statements=await see_statements(session, visible, [command.id for command in commands]),
+        executor=b64encode(executor),
+        executor_id=executor_id,
+    )
