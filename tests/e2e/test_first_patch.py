@@ -1,4 +1,4 @@
-"""The first patch over HTTP only, with real server, agent and apt: decided, planned, confirmed, installed, proven."""
+"""The first patch over HTTP only, with real server, agent and apt: decided, planned, installed, proven."""
 
 import contextlib
 import os
