@@ -21,7 +21,8 @@ from redflag_agent import exits
 from redflag_agent.cli import main as agent_group
 from redflag_agent.settings import AgentSettings, AptSettings, load_settings
 from redflag_core.errors import RedFlagError
-from redflag_core.scanning import PackageState, ScannerPolicy
+from redflag_core.patching import MOVES
+from redflag_core.scanning import PENDING_STATES, PackageState, ScannerPolicy, fold
 from redflag_core.testing import FrozenClock, SeededEntropy
 from redflag_server import problems
 from redflag_server.accounts.permissions import PERMISSIONS
@@ -38,6 +39,7 @@ GROUPS = {"up": up_command, "server": server_group, "agent": agent_group}
 CLI, CONFIGURATION, HTTP, EVENTS = (
     f"docs/reference/{name}.md" for name in ("cli", "configuration", "http-api", "events-and-errors")
 )
+STATES = "docs/explanation/package-states.md"
 by_page = pytest.mark.parametrize("page", PAGES, ids=str)
 
 
@@ -244,9 +246,45 @@ def test_every_example_of_settings_is_accepted(page, tmp_path):
 
 def test_every_package_state_is_explained():
     """The explanation names all states of the core."""
-    text = read("docs/explanation/package-states.md")
+    text = read(STATES)
 
     assert [] == [state for state in PackageState if f"`{state}`" not in text]
+
+
+def test_the_table_of_package_moves_is_the_cores():
+    """Each move with the states from where it leads, in both directions: none is missing and none is made up."""
+    rows = table(read(STATES), "Move", "From", "To")
+
+    assert [
+        (how.value, {str(state) for state in rule.origins}, rule.to and str(rule.to))
+        for how, rule in MOVES.items()
+    ] == [
+        (how, set(re.findall(r"\w+", origins)), to if re.fullmatch(r"\w+", to) else None)
+        for how, origins, to in rows
+    ]
+
+
+def test_what_scans_do_is_what_the_core_does():
+    """For each state: after a scan that sees an update, sees none, does not list the package, or fails."""
+    rows = table(read(STATES), "State", "Sees an update", "Sees it up to date", "Does not list it", "Fails")
+    expected = []
+    for state in PackageState:
+        updates = {fold(state, seen, scan_ok=True) for seen in PENDING_STATES}
+        others = [(PackageState.CURRENT, True), (None, True), (None, False)]
+        expected.append(
+            (
+                str(state),
+                "what it sees" if updates >= PENDING_STATES else told(state, *updates),
+                *(told(state, fold(state, seen, scan_ok=scan_ok)) for seen, scan_ok in others),
+            )
+        )
+
+    assert expected == rows
+
+
+def told(before, after):
+    """How the table says what becomes of a state."""
+    return "stays" if before is after else str(after)
 
 
 def test_every_public_module_of_the_core_has_a_page():

@@ -6,14 +6,20 @@ from typing import Any
 import pytest
 
 from redflag_core import codec
-from redflag_core.messages import CheckIn, Errors, Register, Report, TokenRequest
+from redflag_core.messages import CheckIn, Errors, Progress, Register, Report, StatementPost, TokenRequest
 from redflag_server.accounts.schema import NewApiKey
 from redflag_server.agents.schema import NewToken
+from redflag_server.commands.schema import NewOrder
 from redflag_server.fields import Reason
+from redflag_server.plans.schema import Decide, NewPlans, Until
 
 BODIES = {
-    kind.__name__: kind for kind in (CheckIn, Errors, NewApiKey, NewToken, Reason, Register, Report, TokenRequest)
-}
+    kind.__name__: kind
+    for kind in (
+        CheckIn, Decide, Errors, NewApiKey, NewOrder, NewPlans, NewToken, Progress, Reason, Register, Report,
+        StatementPost, TokenRequest, Until,
+    )
+}  # fmt: skip
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
