@@ -524,6 +524,20 @@ async def test_a_signature_that_is_no_longer_asked_for_does_not_count(apt_bed):
     assert not change.authenticated
 
 
+async def test_a_detached_signature_authenticates_too(apt_bed):
+    """Some repositories have their signature in a file of its own."""
+    for path in apt_bed.repo.glob("dists/*/InRelease"):
+        path.unlink()
+        release = path.with_name("Release")
+        apt_bed._gpg("--armor", "--detach-sign", "--output", f"{release}.gpg", str(release))
+    apt_bed.use_sources({"signed-by": str(apt_bed.key)})
+
+    (change,) = (await transaction(apt_bed, target("rf-local"))).changes
+
+    assert [] == list(apt_bed.lists.glob("*InRelease"))
+    assert change.authenticated
+
+
 async def test_compressed_lists_are_authenticated_too(apt_bed):
     """Containers keep the lists compressed."""
     apt_bed.configure('Acquire::GzipIndexes "true";\n')
