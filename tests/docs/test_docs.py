@@ -19,9 +19,10 @@ import redflag_core
 import redflag_server
 from redflag_agent import exits
 from redflag_agent.cli import main as agent_group
+from redflag_agent.limits_file import read_limits
 from redflag_agent.settings import AgentSettings, AptSettings, load_settings
 from redflag_core.errors import RedFlagError
-from redflag_core.patching import MOVES
+from redflag_core.patching import MOVES, Limits, LocalWindow
 from redflag_core.scanning import PENDING_STATES, PackageState, ScannerPolicy, fold
 from redflag_core.testing import FrozenClock, SeededEntropy
 from redflag_server import problems
@@ -238,10 +239,27 @@ def test_every_example_of_settings_is_accepted(page, tmp_path):
     authority = tmp_path / "ca.pem"
     authority.touch()
     for number, example in enumerate(blocks(read(page), "toml")):
+        if example.startswith("# limits.toml\n"):
+            continue
         file = tmp_path / f"{number}.toml"
         file.write_text(re.sub(r'(?<=^ca_file = )".*"', f'"{authority}"', example, flags=re.MULTILINE))
         assert tomllib.loads(example)
         assert load_settings(file, {})
+
+
+def test_limits_of_a_machine_are_those_of_the_core(tmp_path):
+    """The tables list every setting of limits.toml with its default, and the example is read."""
+    text = read(CONFIGURATION)
+    (example,) = (block for block in blocks(text, "toml") if block.startswith("# limits.toml\n"))
+    (tmp_path / "limits.toml").write_text(example)
+    titles = ("Meaning", "Meaning of the window")
+    limits, window = ({row[0]: row[1] for row in table(text, "Setting", "Default", title)} for title in titles)
+
+    assert read_limits(tmp_path / "limits.toml") != Limits()
+    assert {field.name for field in attrs.fields(Limits)} == set(limits)
+    assert {field.name for field in attrs.fields(LocalWindow)} == set(window)
+    assert ("true", str(Limits().starts_per_day)) == (limits["changes"], limits["starts_per_day"])
+    assert LocalWindow(start="00:00", end="00:00").timezone == window["timezone"]
 
 
 def test_every_package_state_is_explained():
