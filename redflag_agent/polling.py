@@ -3,7 +3,7 @@ The loop that asks the server what there is to do.
 
 A check-in is held open by the server until there is a command or the time is over. It is plain, so answered at
 once, after a start, after a failure, while the circuit is not closed, and for an agent that gets no commands: then
-what counts is an answer, and nothing else has to wait for it.
+what counts is an answer, and nothing else has to wait for it. One that can be held follows soon.
 """
 
 import asyncio
@@ -35,7 +35,10 @@ CUT_PAUSE: Final = 15.0
 """Seconds that the check-ins after a cut are spread over: a proxy that starts again cuts a whole fleet at once."""
 
 SHORTEST_PAUSE: Final = 1.0
-"""Seconds. However the draw falls, a cut is never answered at once."""
+"""Seconds. However the draw falls, one check-in never follows another at once."""
+
+FOLLOW_UP: Final = 2.0
+"""Seconds that the first check-in which can be held is spread over, after the plain one that showed that."""
 
 HEARTBEAT_PAUSE: Final = 3.0
 """Seconds between check-ins at most while somebody watches this agent."""
@@ -75,8 +78,9 @@ class Polling:
 
     async def turn(self, stop: asyncio.Event) -> float:
         """One check-in, whatever comes of it; seconds until the next."""
+        hold = self._hold.seconds if self._may_hold() else 0
         try:
-            answer = await self._check_in(stop)
+            answer = await self._check_in(stop, hold)
         except PollCutError as cut:
             return self._after_cut(cut)
         except Exception as error:  # a round that fails in any way must not end the agent
@@ -84,24 +88,21 @@ class Polling:
         if answer is None:
             return 0.0
         self._steady, self._failed = True, 0
+        self._hold = self._hold.after_answer(self.clock.monotonic())
         await hand_over(answer.commands, self.commander, self.failures)
-        return self._pause_after(answer)
+        return self._pause_after(answer, held=hold > 0)
 
-    async def _check_in(self, stop: asyncio.Event) -> CheckInAnswer | None:
-        hold = self._hold.seconds if self._may_hold() else 0
+    async def _check_in(self, stop: asyncio.Event, hold: int) -> CheckInAnswer | None:
         asked = self.check_ins.check_in(hold=hold)
-        if not hold:
-            return await asked
-        answer = await _unless(stop, asked)
-        if answer is not None:
-            self._hold = self._hold.after_answer(self.clock.monotonic())
-        return answer
+        return await _unless(stop, asked) if hold else await asked
 
     def _may_hold(self) -> bool:
         settled = self._steady and self.check_ins.tokens.client.may_hold
-        return settled and self.contact.allows(Access.COMMANDS)
+        return settled and self._hold.seconds > 0 and self.contact.allows(Access.COMMANDS)
 
-    def _pause_after(self, answer: CheckInAnswer) -> float:
+    def _pause_after(self, answer: CheckInAnswer, *, held: bool) -> float:
+        if not held and self._may_hold():
+            return SHORTEST_PAUSE + full_jitter(FOLLOW_UP, random_fraction(self.entropy))
         until = self.commander.heartbeat_until()
         watched = until is not None and self.clock.monotonic() < until
         return min(pace(answer), HEARTBEAT_PAUSE) if watched else pace(answer)

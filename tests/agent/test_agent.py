@@ -207,7 +207,7 @@ async def test_a_journal_that_cannot_be_kept_aside_is_not_forgotten(tmp_path, se
 
 
 async def test_a_change_that_was_ordered_is_made_by_the_agent(tmp_path, server):
-    """Through the whole agent: an ordered upgrade is carried out by the installer, and the server gets the result."""
+    """Through the whole agent: an ordered upgrade is installed, and the server gets the result."""
     shell = ShellInstaller.build(tmp_path / "root", a=("1", "2"))
     scanner, server.pace, stop = FakeScanner(), 1, asyncio.Event()
     target = PackageTarget(name="a", arch="all", installed="1", available="2")

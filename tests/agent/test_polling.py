@@ -69,6 +69,21 @@ async def test_a_command_starts_within_a_moment_while_a_check_in_is_held(tmp_pat
 
 
 @in_virtual_time
+async def test_a_command_soon_after_the_start_does_not_wait_for_the_pace(tmp_path, clock):
+    """The first check-in is plain and its answer says to come back in a minute: one that is held comes sooner."""
+    async with agent_parts(tmp_path / "a", holding(clock)) as parts:
+        parts.server.pace = 60
+        await parts.register()
+        runner = runner_of(parts)
+        async with running(runner):
+            await asyncio.sleep(4)
+            parts.server.order(ScanParams(), CommandType.SCAN_RUN)
+            await asyncio.sleep(0.5)
+
+            assert 1 == len(runner.commander.received)
+
+
+@in_virtual_time
 async def test_check_ins_are_held_and_follow_each_other(tmp_path, clock):
     """The first is plain, so that the status is known at once; then one is always open."""
     async with agent_parts(tmp_path / "a", holding(clock)) as parts:
@@ -82,13 +97,13 @@ async def test_check_ins_are_held_and_follow_each_other(tmp_path, clock):
 
 @in_virtual_time
 async def test_a_server_that_does_not_hold_is_asked_at_its_pace(tmp_path, clock):
-    """As before: it answers at once, and says when to come back."""
+    """It answers at once, and says when to come back: one check-in more, after the first, is all that it costs."""
     async with agent_parts(tmp_path / "a", StubServer(clock)) as parts:
         await parts.register()
         async with running(runner_of(parts)):
             await asyncio.sleep(HOUR)
 
-        assert 60 <= len(waits(parts.server)) <= 61
+        assert 61 <= len(waits(parts.server)) <= 62
 
 
 @in_virtual_time
@@ -159,15 +174,17 @@ def test_something_that_cuts_is_found_out_and_lived_with(tmp_path, error):
 
 @in_virtual_time
 async def test_something_that_cuts_at_once_is_no_hot_loop(tmp_path, clock):
-    """However short a check-in is held, it is cut: plain ones in between work, and the pace is calm."""
+    """However short a check-in is held, it is cut: holding is given up, and the pace is the server's."""
     async with agent_parts(tmp_path / "a", holding(clock)) as parts:
+        parts.server.pace = 60
         await parts.register()
         cut_after(parts, 3.0)
         runner = runner_of(parts)
         async with running(runner):
             await asyncio.sleep(HOUR)
 
-        assert len(waits(parts.server)) < HOUR / 5
+        assert [50, 25, 12, 6, 5] == [wait for wait in waits(parts.server) if wait]
+        assert 60 <= len(waits(parts.server)) <= 75
         assert runner.check_ins.tokens.client.may_hold
         assert parts.errors.batch() is None
 
@@ -313,12 +330,12 @@ def test_junk_among_the_commands_is_told_and_passed_over(tmp_path, junk):
 
     assert b64decode("AAAA") in received
     assert junk == [""] or {("commands", "malformed")} == told
-    assert 3 == asked
+    assert 4 == asked
 
 
 @in_virtual_time
 async def test_an_answer_full_of_commands_is_bounded(tmp_path, clock):
-    """Ten thousand of them cost sixteen calls and one error."""
+    """Ten thousand of them are sixteen calls and one error."""
     async with agent_parts(tmp_path / "a", StubServer(clock)) as parts:
         await parts.register()
         twist_commands(parts.server, ["AAAA"] * 10_000)
@@ -326,7 +343,7 @@ async def test_an_answer_full_of_commands_is_bounded(tmp_path, clock):
         async with running(runner):
             await asyncio.sleep(30)
 
-        assert 16 == len(runner.commander.received)
+        assert 16 * len(waits(parts.server)) == len(runner.commander.received)
 
 
 @in_virtual_time
@@ -342,7 +359,7 @@ async def test_an_executor_that_fails_does_not_end_the_round(tmp_path, clock):
 
         told = [error for batch in parts.server.only_agent().errors.values() for error in batch.errors]
         assert {("commands", "RuntimeError")} == {(error.subsystem, error.type) for error in told}
-        assert 4 == len(waits(parts.server))
+        assert 5 == len(waits(parts.server))
 
 
 def twist_commands(server, commands):
