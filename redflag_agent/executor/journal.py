@@ -384,21 +384,24 @@ class Page:
         self.db.execute(f"DELETE FROM statements WHERE delivered AND {kinds} AND made_at < ?", (old,))  # noqa: S608
         self.db.execute("UPDATE commands SET detail = NULL WHERE detail IS NOT NULL AND ended_at < ?", (old,))
 
-    def settled(self, cmd_ids: Collection[str]) -> Mapping[str, int]:
+    def settled(self, commands: Mapping[str, int]) -> Mapping[str, int]:
         """
-        Which of these commands have ended for good: the server has what is to be said, or the journal knows none.
+        Which of these commands have ended for good: the server has what is to be said of them.
+
+        Args:
+            commands: Their ids, each with when something was last known of it, unix seconds: that counts for one
+                that is not in the journal, because it was an earlier identity's.
 
         Returns:
-            When each ended, unix seconds; 0 for one that is not in the journal.
+            When each of them ended, unix seconds.
         """
+        owed = "SELECT 1 FROM statements WHERE cmd_id = ? AND NOT delivered"
         found = {}
-        for cmd_id in cmd_ids:
+        for cmd_id, known_at in commands.items():
             entry = self.find(cmd_id)
-            owed = "SELECT 1 FROM statements WHERE cmd_id = ? AND NOT delivered"
-            if entry is None:
-                found[cmd_id] = 0
-            elif entry.ended_at is not None and self._value(owed, cmd_id) is None:
-                found[cmd_id] = entry.ended_at
+            ended_at = known_at if entry is None else entry.ended_at
+            if ended_at is not None and self._value(owed, cmd_id) is None:
+                found[cmd_id] = ended_at
         return found
 
     def clear(self) -> None:

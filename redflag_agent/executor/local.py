@@ -26,8 +26,8 @@ from redflag_core.messages import Progress
 
 log = logging.getLogger(__name__)
 
-MAX_STATEMENTS: Final = 50
-"""Kept statements that are shown at once; what was delivered makes room for the next."""
+MAX_STATEMENTS: Final = 10
+"""Kept statements that are shown at once: each may have a megabyte. What was delivered makes room for the next."""
 
 MAX_PASSING: Final = 50
 """Refusals that say "not now" and are in memory only. The newest of each command counts; the oldest go first."""

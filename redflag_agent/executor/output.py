@@ -11,19 +11,21 @@ TAIL_BYTES: Final = 4 * MAX_OUTPUT
 """Bytes at the end of an output that can matter: a character takes at most four."""
 
 _ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]+[0-~]|[0-Z\\-~])?")
+_PASSWORD: Final = re.compile(r"(?<=://)[^\s/@:]{0,200}:[^\s/@]{1,200}@")
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def clean_output(tail: bytes) -> str:
     """
-    The end of an output as text: without what only a terminal understands, at most `MAX_OUTPUT` characters.
+    The end of an output as text: at most `MAX_OUTPUT` characters, without what only a terminal understands, and
+    without passwords in addresses.
 
     Args:
         tail: Untrusted bytes, `TAIL_BYTES` or fewer.
     """
     text = _ESCAPE.sub("", tail.decode("utf-8", "replace"))
     text = "\n".join(map(_last_drawn, text.split("\n")))
-    return _CONTROL.sub("\ufffd", text)[-MAX_OUTPUT:]
+    return _PASSWORD.sub("***@", _CONTROL.sub("\ufffd", text))[-MAX_OUTPUT:]
 
 
 def _last_drawn(line: str) -> str:
@@ -33,7 +35,7 @@ def _last_drawn(line: str) -> str:
 
 def last_lines(tail: bytes) -> tuple[str, ...]:
     """The last lines of an output, for people who watch."""
-    lines = [line.rstrip() for line in clean_output(tail).split("\n")]
+    lines = [line.expandtabs().rstrip() for line in clean_output(tail).split("\n")]
     kept = [line for line in lines if line][-MAX_PROGRESS_LINES:]
     return tuple(clean_text(line, max_len=MAX_PROGRESS_LINE) for line in kept)
 

@@ -145,7 +145,7 @@ def process_identity(pid: int) -> tuple[str, int]:
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     except OSError:
         return "", 0
     fields = text.rpartition(")")[2].split()

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -81,8 +81,9 @@ class Run:
         Raises:
             OSError: The system refuses to write.
         """
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(mode=0o700, parents=True)
+        self.path.mkdir(mode=0o700)
         spec = {"v": 1, "steps": [{**attrs.asdict(step), "env": dict(step.env)} for step in steps]}
         _write(self.path / run_once.SPEC, json.dumps(spec).encode())
         lock = os.open(self.path / run_once.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -139,17 +140,19 @@ class Run:
     def ended(self) -> Ended | None:
         """How it ended; None when nobody recorded that."""
         value = _read_json(self.path / run_once.EXIT)
-        if value is None:
+        try:
+            failed = next((step for step in value["steps"] if step["status"] != 0), None)
+            return Ended(0, None) if failed is None else Ended(int(failed["status"]), str(failed["name"]))
+        except (KeyError, TypeError, ValueError):
             return None
-        for step in value["steps"]:
-            if step["status"] != 0:
-                return Ended(int(step["status"]), str(step["name"]))
-        return Ended(0, None)
 
     def doing(self) -> str:
         """Name of the step that runs, or ran last."""
         spec, current = _read_json(self.path / run_once.SPEC), _read_json(self.path / run_once.CURRENT)
-        return "start" if spec is None or current is None else str(spec["steps"][current["index"]]["name"])
+        try:
+            return str(spec["steps"][current["index"]]["name"])
+        except (IndexError, KeyError, TypeError):
+            return "start"
 
     def output(self) -> Output:
         """What it has printed until now."""
@@ -164,8 +167,11 @@ class Run:
         current = _read_json(self.path / run_once.CURRENT)
         if current is None:
             return False
-        pid, boot, started = current["process"]
-        return boot != "" and (boot, started) == run_once.process_identity(pid)
+        try:
+            pid, boot, started = current["process"]
+            return boot != "" and (boot, started) == run_once.process_identity(pid)
+        except (KeyError, TypeError, ValueError):
+            return False
 
 
 @attrs.frozen
@@ -189,17 +195,20 @@ class Runs:
         """A repair after the run of a command was interrupted."""
         return Run(self.path / f"{cmd_id}.repair{number}", self.launcher)
 
-    def commands(self) -> frozenset[str]:
-        """Commands that have directories here."""
+    def commands(self) -> Mapping[str, int]:
+        """Commands that have directories here, and when each directory was last changed, unix seconds."""
         try:
-            return frozenset(path.name.partition(".")[0] for path in self.path.iterdir())
+            found = [(path.name.partition(".")[0], int(path.stat().st_mtime)) for path in self.path.iterdir()]
         except OSError:
-            return frozenset()
+            return {}
+        return dict(sorted(found))
 
     def remove(self, cmd_id: str) -> None:
-        """Remove the directories of a command, as far as the system lets us."""
-        for path in self.path.glob(f"{cmd_id}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove the directories of a command, as far as the system lets us, unless one of them is in use."""
+        paths = list(self.path.glob(f"{cmd_id}*"))
+        if all(Run(path, self.launcher).is_over() for path in paths):
+            for path in paths:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def systemd_scope(name: str) -> Sequence[str]:

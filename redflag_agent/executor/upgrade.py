@@ -94,9 +94,9 @@ class Upgrader:
     sleep: Sleep
     _children: list[int] = attrs.field(factory=list, init=False)
 
-    async def attempt(self, entry: Entry, params: UpgradeParams, installer: Installer) -> Ending | None:
+    async def start(self, entry: Entry, params: UpgradeParams, installer: Installer) -> Ending | None:
         """
-        Carry out a change that was accepted.
+        Start a change that was accepted.
 
         Args:
             entry: The command.
@@ -104,7 +104,8 @@ class Upgrader:
             installer: The package manager.
 
         Returns:
-            How it ended; None when it was cancelled before it could be started.
+            How it ended without being started. None when it was started, or cancelled meanwhile: the journal says
+            which.
 
         Raises:
             PostponedError: It cannot be started now.
@@ -120,11 +121,8 @@ class Upgrader:
         except (PlanDriftedError, NeedsApprovalError) as error:
             return failed(error, *planned.packages)
         await self._check_unlocked(installer)
-        started = self._start(entry, params, transaction, steps)
-        if started is None:
-            return None
-        await self.wait(started, installer)
-        return await self.finish(started, params, installer)
+        self._claim_and_spawn(entry, params, transaction, steps)
+        return None
 
     async def wait(self, entry: Entry, installer: Installer | None) -> None:
         """
@@ -186,23 +184,26 @@ class Upgrader:
         if await installer.is_locked():
             raise PostponedError("another process is changing packages", LOCK_POLL)
 
-    def _start(
+    def _claim_and_spawn(
         self, entry: Entry, params: UpgradeParams, transaction: Transaction, steps: Sequence[Step]
-    ) -> Entry | None:
-        """Claim the one start and spawn the runner; None when the command was cancelled meanwhile."""
+    ) -> None:
+        """Claim the one start and spawn the runner, unless the command was cancelled meanwhile."""
         run = self.runs.run(entry.cmd_id)
+        if run.was_begun():  # this journal was restored from a backup: what ran is told, and does not run again
+            self._claim(entry, params, transaction)
+            return
         with ExitStack() as stack:
             try:
                 lock = stack.enter_context(run.prepared(steps))
             except OSError as error:
                 raise PostponedError(f"cannot write {run.path}: {error.strerror}", RECHECK) from None
-            with self.journal.page() as page:
-                at = self._check_may_start(page, entry, params)
-                claimed = page.start(entry.cmd_id, at=at, change=codec.dump(transaction))
-                started = page.find(entry.cmd_id)
-            if claimed:
+            if self._claim(entry, params, transaction):
                 self._spawn(run, lock)
-        return started if claimed else None
+
+    def _claim(self, entry: Entry, params: UpgradeParams, transaction: Transaction) -> bool:
+        with self.journal.page() as page:
+            at = self._check_may_start(page, entry, params)
+            return page.start(entry.cmd_id, at=at, change=codec.dump(transaction))
 
     def _spawn(self, run: Run, lock: int) -> None:
         """Start the runner. When that fails nobody carries the run out, and `finish` finds it so."""
@@ -237,16 +238,15 @@ class Upgrader:
     def _show(self, entry: Entry, run: Run, installer: Installer | None) -> None:
         try:
             percent = None if installer is None else installer.percent(run.status())
+            self.board.show(
+                entry.cmd_id,
+                Phase.RUNNING,
+                run.doing(),
+                percent=None if percent is None else min(max(percent, 0), 100),
+                lines=last_lines(run.output().tail),
+            )
         except Exception as error:  # what is only shown must not end the waiting
             self.on_error("executor", error)
-            percent = None
-        self.board.show(
-            entry.cmd_id,
-            Phase.RUNNING,
-            run.doing(),
-            percent=None if percent is None else min(max(percent, 0), 100),
-            lines=last_lines(run.output().tail),
-        )
 
     async def _until_unlocked(self, entry: Entry, installer: Installer) -> None:
         """A package manager that outlived its runner is not finished, and nothing that it holds can be judged."""

@@ -148,8 +148,12 @@ class Worker:
         return max(0.0, min(self._due.values(), default=now + TIDY_SECONDS) - now)
 
     async def _carry_out(self, entry: Entry) -> None:
+        if entry.state is State.STARTING:
+            # Whatever goes wrong here, it is tried again: what was started has an end, and no other is told.
+            await self._end(entry, await self._what_became(entry))
+            return
         try:
-            ending = await self._work_on(entry)
+            ending = await self._begin(entry)
         except PostponedError as wait:
             self._due[entry.cmd_id] = self.clock.monotonic() + wait.seconds
             self.board.show(entry.cmd_id, Phase.WAITING, wait.reason)
@@ -164,14 +168,11 @@ class Worker:
         if ending is not None:
             await self._end(entry, ending)
 
-    async def _work_on(self, entry: Entry) -> Ending | None:
-        """Do what was ordered; None when it was cancelled before it could be started."""
+    async def _begin(self, entry: Entry) -> Ending | None:
+        """Do what was ordered, or start it; None when its end is still to come, or it was cancelled meanwhile."""
         params = _params(entry)
         if isinstance(params, UpgradeParams):
-            return await self._upgrade(entry, params)
-        if entry.state is State.STARTING:
-            why = InterruptedRunError("the agent was restarted while it did this: nothing was changed")
-            return Ending(outcome=Outcome.INTERRUPTED, why=Why.of(why))
+            return await self.upgrader.start(entry, params, self._installer(params.manager))
         if not self._claim(entry):
             return None
         if isinstance(params, PlanParams):
@@ -193,11 +194,17 @@ class Worker:
             return failed(NothingToDoError("nothing of this can be changed now"), *planned.packages)
         return Ending(outcome=Outcome.COMPLETED, transaction=planned.transaction, packages=planned.packages)
 
-    async def _upgrade(self, entry: Entry, params: UpgradeParams) -> Ending | None:
-        if entry.state is State.ACCEPTED:
-            return await self.upgrader.attempt(entry, params, self._installer(params.manager))
-        await self.upgrader.wait(entry, self.installers.get(params.manager))
-        return await self.upgrader.finish(entry, params, self._installer(params.manager))
+    async def _what_became(self, entry: Entry) -> Ending:
+        """How something ended whose start was claimed, by this process or an earlier one."""
+        if entry.change is None:
+            why = InterruptedRunError("the agent was restarted while it did this: nothing was changed")
+            return Ending(outcome=Outcome.INTERRUPTED, why=Why.of(why))
+        params = _params(entry)
+        installer = self.installers.get(params.manager) if isinstance(params, UpgradeParams) else None
+        await self.upgrader.wait(entry, installer)
+        if installer is None or not isinstance(params, UpgradeParams):
+            return failed(ExecutorError("this agent does not patch with that manager any more: nobody looked"))
+        return await self.upgrader.finish(entry, params, installer)
 
     def _installer(self, manager: str) -> Installer:
         installer = self.installers.get(manager)

@@ -22,6 +22,8 @@ from redflag_core.statements import MAX_OUTPUT
         (b"nul\x00byte\x7f\n", "nul\ufffdbyte\ufffd\n"),
         (b"\xff\xfe\n", "\ufffd\ufffd\n"),
         (b"last\r", "last"),
+        (b"Get:1 http://me:s3cret@deb.example/ x\n", "Get:1 http://***@deb.example/ x\n"),
+        (b"http://host:80/a@b, mail me@host:\n", "http://host:80/a@b, mail me@host:\n"),
         (b"", ""),
     ],
 )

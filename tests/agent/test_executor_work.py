@@ -1,6 +1,8 @@
 """The executor's work: what was accepted is carried out in its order, once, and its end is told as it was."""
 
 import fcntl
+import os
+import shutil
 import sys
 
 import attrs
@@ -617,6 +619,25 @@ async def test_a_result_waits_for_a_journal_with_room(desk):
 # --- what is kept
 
 
+async def test_a_restored_journal_starts_nothing_again(tmp_path):
+    """The run directory tells that it was begun: its end is the result, and the change is not made twice."""
+    with bench(tmp_path) as desk:
+        what = await desk.upgrade("a", start_by=DAY)
+        desk.take_all()
+        shutil.copy(desk.directory.journal, tmp_path / "backup")
+        desk.installer.mark("broken", "a")
+        first = await desk.carry_out(what)
+    for path in tmp_path.glob("data/executor.db*"):
+        path.unlink()
+    shutil.copy(tmp_path / "backup", desk.directory.journal)
+    desk.installer.mark("half", "a").unlink()
+    with bench(tmp_path, desk.issuer) as again:
+        result = await again.carry_out(what)
+
+        assert (first.outcome, first.code, first.exit_status) == (result.outcome, result.code, result.exit_status)
+        assert ["a=2"] == again.installer.starts()
+
+
 async def test_run_directories_go_a_week_after_their_result_arrived(desk):
     """A person can look at them until then; what the server has not got stays."""
     for name in ("a", "b"):
@@ -625,7 +646,10 @@ async def test_run_directories_go_a_week_after_their_result_arrived(desk):
     for each in desk.commander.statements():
         if each.cmd_id == first:
             desk.commander.delivered(each.id)
+
     (desk.directory.runs / "left-behind").mkdir()
+    long_ago = unix(desk.clock.now())
+    os.utime(desk.directory.runs / "left-behind", (long_ago, long_ago))
 
     desk.clock.advance(RUNS_KEPT + 1)
     await desk.work_until(lambda: not (desk.directory.runs / first).exists())

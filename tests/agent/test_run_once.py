@@ -229,15 +229,19 @@ def test_a_full_disk_at_the_end_is_waited_out(tmp_path, monkeypatch, capfd):
 def test_directories_go_together_with_their_repairs(tmp_path):
     """A command's run and what repaired it."""
     runs = Runs(tmp_path / "runs", lambda _name: ())
-    assert frozenset() == runs.commands()
+    assert {} == runs.commands()
     for each in (runs.run("a"), runs.repair("a", 1), runs.repair("a", 2), runs.run("b")):
         with each.prepared([shell("true")]):
             pass
 
-    assert {"a", "b"} == runs.commands()
+    assert {"a", "b"} == set(runs.commands())
+    assert abs(runs.commands()["a"] - time.time()) < PATIENCE
+    with runs.repair("a", 3).prepared([shell("true")]):
+        runs.remove("a")
+        assert {"a", "b"} == set(runs.commands())
     runs.remove("a")
 
-    assert {"b"} == runs.commands()
+    assert {"b"} == set(runs.commands())
 
 
 def test_under_systemd_a_run_is_a_unit_of_its_own(run):
