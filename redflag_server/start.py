@@ -5,7 +5,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -118,7 +118,8 @@ def prepare_directory(data: Path) -> None:
             os.fsync(file.fileno())
         probe.unlink()
     except OSError as error:
-        (data / ".probe").unlink(missing_ok=True) if error.errno == errno.ENOSPC else None
+        with suppress(OSError):
+            (data / ".probe").unlink(missing_ok=True)
         raise ConfigurationError(_sentence(data, error)) from error
 
 

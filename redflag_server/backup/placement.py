@@ -14,7 +14,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +139,7 @@ def _place(new: Path, data: Path) -> None:
 
 def _set_aside(ready: Path, data: Path) -> Path | None:
     """Give what was replaced a name that stays."""
-    if (ready / NEW).exists():
+    with suppress(OSError):  # gone already, or with something in it that was not to be placed: kept too
         (ready / NEW).rmdir()
     aside = None
     if any(ready.iterdir()):

@@ -4,6 +4,7 @@ Restore a backup: verify all of it, prepare the new server beside the old one, a
 Until that rename, the data directory is only added to, and what was added is removed when anything fails.
 """
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -23,7 +24,7 @@ from redflag_core.ports import Clock, Entropy
 from redflag_server.backup.anew import Outcome, begin_anew
 from redflag_server.backup.archive import DATABASE, KEYS, BackupError, Manifest, read_archive
 from redflag_server.backup.contents import Facts, check_database, check_schema, check_trust
-from redflag_server.backup.placement import NEW, decide, finish_restore, holds_server, sole_use
+from redflag_server.backup.placement import NEW, PARTS, decide, finish_restore, holds_server, sole_use
 from redflag_server.db import migrate
 from redflag_server.db.engine import Database
 from redflag_server.settings import Settings
@@ -128,7 +129,12 @@ def _open_keys(folder: Path, entropy: Entropy) -> KeyStore:
 def _fold(database: Path) -> None:
     """Everything into the one file: a log beside it would have to be put in place with it."""
     with closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA journal_mode=DELETE")
+        (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    if mode != "delete":
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    for part in PARTS[DATABASE]:
+        if part != DATABASE:  # SQLite says nothing when it cannot remove one
+            database.with_name(part).unlink(missing_ok=True)
     with database.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -1,7 +1,7 @@
 """
 A server restored from yesterday's backup: agents go on, nothing can be played back, no one is quarantined.
 
-Restored twice from the same file: the same. Commands have their own part below, when there are any.
+Restored twice from the same file: the same.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import pytest
 
 from redflag_agent.answers import ServerFailedError
 from redflag_agent.register import register
+from redflag_core.command_queue import LEASE_SECONDS
 from redflag_core.enrolment import AgentStatus, new_secret
 from redflag_core.freshness import TOLERANCE
 from redflag_core.lifecycle import AgentAction
@@ -29,6 +30,8 @@ from redflag_core.scanning import PackageState, ScanStatus
 from redflag_core.testing import FrozenClock
 from redflag_server.agents.operations import act
 from redflag_server.agents.tables import Agent
+from redflag_server.commands import queue
+from redflag_server.commands.tables import Command, CommandSubject
 from redflag_server.db.scope import whole_installation
 from redflag_server.events.tables import Event
 from redflag_server.jobs.list import JOBS
@@ -39,6 +42,8 @@ from tests.helpers.agents import FakeMachine, agent_parts, new_id, scan_report
 from tests.helpers.agents import package as scanned
 from tests.helpers.backups import back_up, restore_from
 from tests.helpers.fleet import ENTROPY, Machine, full_report, package
+from tests.helpers.orders import HEARTBEAT, order, state_of
+from tests.helpers.orders import act as act_on
 from tests.helpers.processes import REDFLAG, child, free_port, redflag
 from tests.helpers.processes import server as server_process
 from tests.helpers.server import AUTHORITY, Server, running
@@ -286,6 +291,138 @@ async def test_what_was_revoked_since_is_back_and_what_registered_since_is_not_k
         again = attrs.evolve(server.machine(), machine_id=newcomer.machine_id)
         assert 201 == (await again.register(server.client, await server.token())).status_code
     assert 1 == done.outcome.machines
+
+
+# --- commands --------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Story:
+    """
+    One command to one machine, and what became of it before and after the backup.
+
+    Attributes:
+        before: What happened before it: any of ``fetched``, ``accepted``.
+        since: What happened since, on the server that was lost: ``started`` and ``ended`` besides, ``cancelled``.
+        state: Where it must stand once the machine was asked again.
+    """
+
+    before: tuple[str, ...]
+    since: tuple[str, ...]
+    state: str = "completed"
+    machine: Any = None
+    command_id: Any = None
+
+    async def go(self, server: Server, steps: tuple[str, ...]) -> None:
+        """Live through some steps."""
+        for step in steps:
+            await getattr(self, step)(server)
+
+    async def fetched(self, server: Server) -> None:
+        """Take what is handed out, and keep the answers."""
+        for wire in await self.machine.fetch(server.client, state=self.machine.state()):
+            self.machine.execute(wire)
+
+    async def accepted(self, server: Server) -> None:
+        """Bring the answers."""
+        for entry in self.machine.journal.values():
+            assert 200 == (await self.machine.deliver(server.client, entry.statement)).status_code
+
+    async def started(self, server: Server) -> None:
+        """Start it, and say so."""
+        assert 200 == (await self.machine.progress(server.client, str(self.command_id))).status_code
+        self.machine.run(str(self.command_id))
+
+    async def ended(self, server: Server) -> None:
+        """Bring the result."""
+        await self.accepted(server)
+
+    async def cancelled(self, server: Server) -> None:
+        """Somebody cancels it; the machine has not started it."""
+        await act_on(server, queue.cancel, self.command_id)
+        server.clock.advance(LEASE_SECONDS + 1)
+        await self.fetched(server)
+        await self.accepted(server)
+
+    async def finish(self, server: Server) -> None:
+        """What an executor does by itself: answer, start what it accepted and did not start, bring the result."""
+        await self.fetched(server)
+        await self.accepted(server)
+        command_id = str(self.command_id)
+        if command_id in self.machine.journal and not {command_id} & {
+            *self.machine.starts,
+            *self.machine.tombstones,
+        }:
+            self.machine.run(command_id)
+        await self.accepted(server)
+
+
+FETCHED, ACCEPTED, STARTED = ("fetched",), ("fetched", "accepted"), ("fetched", "accepted", "started")
+ENDED = (*STARTED, "ended")
+
+
+def stories() -> list[Story]:
+    """Every way in which a backup can be behind a command that works, and one that was cancelled."""
+    whole = [Story(ENDED[:before], ENDED[before:since]) for before in range(4) for since in range(before, 5)]
+    return [*whole, Story((), (*ACCEPTED, "cancelled"), "cancelled"), Story(ACCEPTED, ("cancelled",), "cancelled")]
+
+
+@pytest.mark.parametrize("restores", [1, 2])
+async def test_nothing_is_started_twice_and_the_server_learns_how_it_ended(tmp_path: Path, restores: int):
+    """Wherever a command stood in the backup and on the lost server: one start at most, and its true end."""
+    clock, data = FrozenClock(), tmp_path / "data"
+    told = stories()
+    async with running(data, clock=clock) as server:
+        for story in told:
+            story.machine = await server.agent()
+            story.command_id = await order(server, story.machine.agent_id)
+            await story.go(server, story.before)
+    file = back_up(data, tmp_path / "b.tar", clock)
+    clock.advance(3600)
+    async with running(data, clock=clock) as server:
+        for story in told:
+            await story.go(server, story.since)
+        since = await order(server, told[0].machine.agent_id, HEARTBEAT)
+
+    for _ in range(restores):
+        clock.advance(60)
+        await restore_from(file, data, clock)
+        clock.advance(TOLERANCE + 1)
+        async with running(data, clock=clock) as server:
+            for story in told:
+                assert 200 == (await story.machine.refresh(server.client)).status_code
+                await story.finish(server)
+            states = {row.id: row.state for row in await server.rows(Command)}
+            events = {row.kind for row in await server.rows(Event, Event.kind.startswith("command."))}
+            held = await server.rows(CommandSubject)
+        assert [story.state for story in told] == [states[story.command_id] for story in told]
+        assert since not in states
+        assert [] == held
+        assert not events & {"command.contradicted", "command.mismatched", "command.unverifiable"}
+    for story in told:
+        assert story.machine.starts == ([] if story.state == "cancelled" else [str(story.command_id)])
+
+
+async def test_a_command_that_may_have_been_started_is_not_cancelled_here(tmp_path: Path):
+    """After a restore, cancelling asks the machine, though the backup says that it never got the command."""
+    clock, data = FrozenClock(), tmp_path / "data"
+    story = Story((), STARTED)
+    async with running(data, clock=clock) as server:
+        story.machine = await server.agent()
+        story.command_id = await order(server, story.machine.agent_id)
+    file = back_up(data, tmp_path / "b.tar", clock)
+    async with running(data, clock=clock) as server:
+        await story.go(server, story.since)
+
+    await restore_from(file, data, clock)
+    clock.advance(TOLERANCE + 1)
+    async with running(data, clock=clock) as server:
+        await act_on(server, queue.cancel, story.command_id)
+        assert "pending" == await state_of(server, story.command_id)
+        assert 1 == len([row for row in await server.rows(CommandSubject) if row.command_id == story.command_id])
+        await story.machine.refresh(server.client)
+        await story.finish(server)
+        assert "completed" == await state_of(server, story.command_id)
 
 
 # --- the real agent --------------------------------------------------------------------------------------------

@@ -1015,18 +1015,39 @@ async def old_or_new(data, old, new, clock):
     return is_new
 
 
-async def _kill_restores(tmp_path, two, clock, choose):
+def sweep(command):
+    """
+    Every changing call of a command, and which threads are counted together.
+
+    strace counts in each thread by itself. In the main one each call can be hit; in those of the database driver,
+    the first that gets so far.
+    """
+    driver = [Point(call, n) for call in ("fdatasync", "unlink", "ftruncate", "pwrite64") for n in range(1, 40, 3)]
+    return [*((point, False) for point in trace(command, follow=False)), *((point, True) for point in driver)]
+
+
+def broken(command, point, fault, follow):
+    """Run a command with a fault; None when no thread of the driver gets so far."""
+    try:
+        return run_broken(command, point, fault, follow=follow)
+    except AssertionError:
+        if not follow:
+            raise
+        return None
+
+
+async def _kill_restores(tmp_path, two, clock, points):
     data, file = two
     pristine = tmp_path / "pristine"
     shutil.copytree(data, pristine, symlinks=True)
     old, new = identity(data), identity(tmp_path / "new")
-    points = choose(trace(restoring(data, file)))
     outcomes = []
-    for point in points:
+    for point, follow in points:
         shutil.rmtree(data)
         shutil.copytree(pristine, data, symlinks=True)
         data.chmod(0o700)
-        run_broken(restoring(data, file), point, "kill")
+        if broken(restoring(data, file), point, "kill", follow) is None:
+            continue
         outcomes.append(await old_or_new(data, old, new, clock))
         await restore_from(file, data, clock)
         assert await old_or_new(data, old, new, clock)
@@ -1037,9 +1058,9 @@ async def _kill_restores(tmp_path, two, clock, choose):
 @needs("strace")
 async def test_a_killed_restore_leaves_the_old_server_or_the_new_one(tmp_path, two, clock):
     """Kill -9 at each step of putting it in place: never half, and the next restore clears up."""
-    renames = [Point("rename", n) for n in (1, 2, 4, 6)]  # decide, move the first, move the last, put aside
+    renames = [(Point("rename", n), False) for n in (1, 2, 4, 6)]  # decide, move the first, the last, put aside
 
-    assert [False, True, True, True] == await _kill_restores(tmp_path, two, clock, lambda _points: renames)
+    assert [False, True, True, True] == await _kill_restores(tmp_path, two, clock, renames)
 
 
 @needs("strace")
@@ -1054,10 +1075,16 @@ def test_the_renames_of_a_restore_are_those_that_are_broken(tmp_path, data, file
 @needs("strace")
 async def test_a_restore_killed_at_any_moment_leaves_the_old_server_or_the_new_one(tmp_path, two, clock):
     """The same at every call that changes the disk: old up to one moment, and new from then on."""
-    outcomes = await _kill_restores(tmp_path, two, clock, lambda points: points)
+    data, file = two
+    shutil.copytree(data, tmp_path / "traced")
+    points = sweep(restoring(tmp_path / "traced", file))
+    main = sum(not follow for _, follow in points)
 
-    assert sorted(outcomes) == outcomes
-    assert {False, True} == set(outcomes)
+    outcomes = await _kill_restores(tmp_path, two, clock, points)
+
+    assert sorted(outcomes[:main]) == outcomes[:main]
+    assert {False, True} == set(outcomes[:main])
+    assert {False} == set(outcomes[main:])
 
 
 async def _fail_restores(tmp_path, two, clock, fault, points):
@@ -1067,12 +1094,14 @@ async def _fail_restores(tmp_path, two, clock, fault, points):
     shutil.copytree(data, pristine, symlinks=True)
     old, new = identity(data), identity(tmp_path / "new")
     outcomes = []
-    for point in points:
+    for point, follow in points:
         shutil.rmtree(data)
         shutil.copytree(pristine, data, symlinks=True)
         data.chmod(0o700)
         before = tree(data)
-        done = run_broken(restoring(data, file), point, fault)
+        done = broken(restoring(data, file), point, fault, follow)
+        if done is None:
+            continue
         decided = "the next start completes it" in done.stderr
         if done.returncode:
             assert (1, 1) == (done.returncode, len(done.stderr.splitlines())), (point, done.stderr)
@@ -1098,7 +1127,7 @@ async def _fail_restores(tmp_path, two, clock, fault, points):
 )
 async def test_a_disk_that_fails_a_restore_is_a_sentence(tmp_path, two, clock, fault, points, outcomes):
     """Before the decision everything is as it was; after it, the next start goes on."""
-    assert outcomes == await _fail_restores(tmp_path, two, clock, fault, points)
+    assert outcomes == await _fail_restores(tmp_path, two, clock, fault, [(point, True) for point in points])
 
 
 @pytest.mark.full
@@ -1108,10 +1137,28 @@ async def test_a_disk_that_fails_a_restore_at_any_moment_is_a_sentence(tmp_path,
     """The same for every call that changes the disk, but for those that print."""
     data, file = two
     shutil.copytree(data, tmp_path / "traced")
-    points = trace(restoring(tmp_path / "traced", file))
-    last = max(number for number, point in enumerate(points) if point.call == "fsync")
+    points = sweep(restoring(tmp_path / "traced", file))
+    printing = max(number for number, (point, _) in enumerate(points) if point.call == "fsync") + 1
+    driver = [(point, follow) for point, follow in points if follow]
 
-    assert {False, True} == set(await _fail_restores(tmp_path, two, clock, fault, points[: last + 1]))
+    assert {False, True} == set(await _fail_restores(tmp_path, two, clock, fault, points[:printing] + driver))
+
+
+async def test_what_was_prepared_besides_is_kept_and_not_in_the_way(tmp_path, two, clock):
+    """A file that does not belong there ends beside what was replaced."""
+    data, file = two
+    await restore_from(file, tmp_path / "other", clock)
+    area = data / READY
+    (area / NEW).mkdir(parents=True)
+    (area / NEW / "stray").write_text("x")
+    for name in (DATABASE, "keys"):
+        (tmp_path / "other" / name).rename(area / NEW / name)
+
+    aside = finish_restore(data)
+
+    assert "x" == (aside / NEW / "stray").read_text()
+    async with running(data, clock=clock) as server:
+        assert 1 == len(await server.rows(Agent))
 
 
 async def test_whoever_opens_the_directory_next_finishes_a_restore(tmp_path, two, clock):
@@ -1153,12 +1200,12 @@ def backing_up(data, target):
     return [REDFLAG, "server", "backup", str(target), "--data", str(data), "--overwrite"]
 
 
-def _kill_backups(data, target, choose):
+def _kill_backups(data, target, points):
     """Kill backups over an older one: what is under the name is one of the two, whole."""
     older = target.read_bytes()
-    for point in choose(trace(backing_up(data, target))):
+    for point, follow in points:
         target.write_bytes(older)
-        run_broken(backing_up(data, target), point, "kill")
+        broken(backing_up(data, target), point, "kill", follow)
         assert target.read_bytes() == older or not refuses(target), point
         assert all(path.stat().st_mode & 0o077 == 0 for path in target.parent.glob(".redflag-backup-*"))
         with closing(sqlite3.connect(data / DATABASE)) as database:
@@ -1167,17 +1214,17 @@ def _kill_backups(data, target, choose):
 
 @needs("strace")
 def test_a_killed_backup_leaves_the_older_one(data, file):
-    """Around the moment at which it gets its name."""
-    _kill_backups(
-        data, file, lambda points: [p for p in points if p.call in ("rename", "unlinkat")] + [Point("write", 3)]
-    )
+    """While it is written, and around the moment at which it gets its name."""
+    points = [Point("write", 3), Point("fsync", 1), Point("rename", 1), Point("fsync", 2)]
+
+    _kill_backups(data, file, [(point, False) for point in points])
 
 
 @pytest.mark.full
 @needs("strace")
 def test_a_backup_killed_at_any_moment_leaves_the_older_one(data, file):
     """The same at every call that changes the disk."""
-    _kill_backups(data, file, lambda points: points)
+    _kill_backups(data, file, sweep(backing_up(data, file)))
 
 
 def test_a_stream_that_ends_early_is_a_sentence(data, clock):
