@@ -25,13 +25,20 @@ from redflag_agent.executor.journal import Entry, Journal, Page
 from redflag_agent.executor.output import TAIL_BYTES, clean_output, last_lines
 from redflag_agent.executor.runs import Ended, Run, Runs, reap
 from redflag_agent.executor.voice import Ending, Why, failed
-from redflag_agent.installers.model import Aftermath, Installer, Step
+from redflag_agent.installers.model import Aftermath, Installer, Planned, Step
 from redflag_agent.limits_file import read_limits
 from redflag_agent.process import ProcessError
 from redflag_agent.waiting import Sleep
 from redflag_core import codec
 from redflag_core.commands import UpgradeParams, check_start_by
-from redflag_core.errors import ClockError, LimitError, NeedsApprovalError, PlanDriftedError, RedFlagError
+from redflag_core.errors import (
+    ClockError,
+    LimitError,
+    NeedsApprovalError,
+    PlanDriftedError,
+    RedFlagError,
+    ScanError,
+)
 from redflag_core.freshness import unix
 from redflag_core.messages import Phase
 from redflag_core.patching import Transaction, check_apply, check_limits
@@ -114,7 +121,7 @@ class Upgrader:
         with self.journal.page() as page:
             self._check_may_start(page, entry, params)
         await self._check_unlocked(installer)
-        planned = await installer.plan(params.packages)
+        planned = await self._plan(params, installer)
         try:
             transaction = check_apply(planned.transaction, plan_hash=params.plan_hash)
             steps = await installer.steps(transaction)
@@ -167,6 +174,13 @@ class Upgrader:
         )
 
     # --- before the start
+
+    async def _plan(self, params: UpgradeParams, installer: Installer) -> Planned:
+        try:
+            return await installer.plan(params.packages)
+        except ScanError:  # of a package manager that has begun meanwhile nobody can tell what it would do
+            await self._check_unlocked(installer)
+            raise
 
     def _check_may_start(self, page: Page, entry: Entry, params: UpgradeParams) -> int:
         """The executor's time, when a change may be started by it."""

@@ -281,6 +281,18 @@ async def test_another_package_manager_is_waited_for(desk):
     assert ["b=2"] == desk.installer.starts()
 
 
+async def test_one_that_begins_between_the_look_and_the_plan_is_waited_for_too(desk):
+    """What could not be planned because somebody else was at work is planned when they have ended."""
+    await desk.deliver(await desk.upgrade("a"))
+    with (desk.installer.root / "lock").open("w") as desk.installer.intruder:
+        await desk.work_until(desk.shows)
+    assert (Phase.WAITING, "another process is changing packages") == (desk.shown.phase, desk.shown.doing)
+    desk.clock.advance(LOCK_POLL)
+    await desk.work_off()
+
+    assert ["a=2"] == desk.installer.starts()
+
+
 async def test_a_disk_without_room_for_the_run_holds_it_back(desk):
     """Nothing was started; with room it is."""
     await desk.deliver(await desk.upgrade("a"))

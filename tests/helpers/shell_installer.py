@@ -9,7 +9,7 @@ until that file is gone, fails at one in ``broken``, and ends itself with a sign
 import fcntl
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -74,6 +74,8 @@ class ShellInstaller:
     plans: int = 0
     blind: bool = False
     locks_seen: int = 0
+    intruder: Any = None
+    """Opened, it is another package manager that begins with the next plan, and ends when it is closed."""
 
     @classmethod
     def build(cls, root: Path, **packages: tuple[str, str]) -> "ShellInstaller":
@@ -122,6 +124,9 @@ class ShellInstaller:
     async def plan(self, targets):
         """See `Installer.plan`."""
         self.plans += 1
+        if self.intruder is not None and not self.intruder.closed:
+            fcntl.flock(self.intruder, fcntl.LOCK_EX)
+            raise ScanError("another package manager is at work")
         if self.blind:
             raise ScanError("the shell cannot tell")
         packages = tuple(map(self._judge, targets))
