@@ -23,6 +23,10 @@ from redflag_core.statements import Outcome
 LEASE_SECONDS: Final = 60
 """How long a delivered command may stay unanswered before it is delivered again."""
 
+LEASE_LONGEST: Final = 3_600
+PATIENT_DELIVERIES: Final = 10
+"""After so many the time is doubled with each, up to an hour: a machine that never answers fills no history."""
+
 START_WITHIN_SECONDS: Final = 7 * 86_400
 """How long a command may wait for its machine when nobody says otherwise: over a holiday week."""
 
@@ -253,6 +257,16 @@ class Turn:
     lease: Sequence[Waiting] = ()
     expire: Sequence[Waiting] = ()
     again: datetime | None = None
+
+
+def lease_seconds(deliveries: int) -> int:
+    """
+    How long the answer to a delivery is waited for.
+
+    Args:
+        deliveries: How often the command was handed out, this time included.
+    """
+    return min(LEASE_LONGEST, LEASE_SECONDS * 2 ** min(max(deliveries - PATIENT_DELIVERIES, 0), 10))
 
 
 def next_turn(queue: Iterable[Waiting], *, now: datetime) -> Turn:

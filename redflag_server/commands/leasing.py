@@ -16,11 +16,11 @@ from sqlalchemy import case, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.command_queue import (
-    LEASE_SECONDS,
     UNACCEPTED,
     CommandEvent,
     CommandState,
     Waiting,
+    lease_seconds,
     next_order,
     next_turn,
 )
@@ -75,13 +75,13 @@ async def take_turn(session: AsyncSession, runtime: Runtime, agent_id: UUID, now
     """
     turn = next_turn(await _queue(session, agent_id, now), now=now)
     for late in turn.expire:
-        await expire(session, await session.get_one(Command, late.id), now)
+        await expire(session, await session.get_one(Command, late.id, with_for_update=True), now)
     if not turn.lease:
         return Taken((), turn.again)
     signer = await _Signer.open(session, runtime, agent_id, now)
     if signer is None:
         return Taken()
-    commands = [await session.get_one(Command, each.id) for each in turn.lease]
+    commands = [await session.get_one(Command, each.id, with_for_update=True) for each in turn.lease]
     return Taken(tuple([await signer.hand_out(command) for command in commands]))
 
 
@@ -148,9 +148,9 @@ class _Signer:
         )
 
     async def _note(self, command: Command, order: Order, body: str) -> None:
-        command.leased_until = self.now + timedelta(seconds=LEASE_SECONDS)
-        command.delivered_at = command.delivered_at or self.now
         command.deliveries += 1
+        command.delivered_at = command.delivered_at or self.now
+        command.leased_until = self.now + timedelta(seconds=lease_seconds(command.deliveries))
         command.not_before = None
         command.order_epoch, command.order_gen, command.order_seq = order.epoch, order.gen, order.seq
         self.session.add(

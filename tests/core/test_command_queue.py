@@ -12,6 +12,7 @@ from redflag_core.command_queue import (
     ALLOWED,
     ENDED,
     EVENTS,
+    LEASE_LONGEST,
     LEASE_SECONDS,
     LIVE,
     MAX_BYPASSING,
@@ -30,6 +31,7 @@ from redflag_core.command_queue import (
     judge_acceptance,
     judge_order,
     keeps_alarm,
+    lease_seconds,
     may_end_unanswered,
     may_release,
     may_retry,
@@ -163,6 +165,12 @@ def test_nothing_is_handed_out_while_an_answer_is_waited_for():
 def test_an_unanswered_command_is_handed_out_again():
     """A lease that ran out is no answer: the same command comes again, before later ones."""
     assert [1] == numbers(next_turn([leased(1, 0), waiting(2)], now=NOW).lease)
+
+
+def test_a_machine_that_never_answers_is_asked_less_often():
+    """A lost answer costs a minute; a machine that is broken is asked once an hour in the end."""
+    assert {LEASE_SECONDS} == {lease_seconds(deliveries) for deliveries in range(1, 11)}
+    assert [120, 240, LEASE_LONGEST] == [lease_seconds(deliveries) for deliveries in (11, 12, 10_000)]
 
 
 def test_what_was_refused_for_now_waits_and_lets_others_pass():
