@@ -27,6 +27,8 @@ from redflag_core.messages import (
     ExecutorProof,
     ExecutorState,
     OperatingSystem,
+    Phase,
+    Progress,
     PublicKey,
     Register,
     Registered,
@@ -35,6 +37,7 @@ from redflag_core.messages import (
     Role,
     RootDocument,
     ScannerState,
+    StatementPost,
     Token,
     TokenRequest,
     TrustBundle,
@@ -87,6 +90,8 @@ EXAMPLES = [
     ERROR,
     Errors(1, ID, (ERROR,), 7),
     Accepted(),
+    StatementPost(1, "statement"),
+    Progress(1, ID, 4, Phase.RUNNING, "install", 50, ("Setting up nginx",)),
 ]
 BY_TYPE = {type(example): example for example in EXAMPLES}
 
