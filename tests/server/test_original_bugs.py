@@ -2,8 +2,8 @@
 The defects that made headline features of the original fail, each as a test with its number.
 
 The list is the one that this project keeps as facts about the original: sixteen defects of correctness. What is
-on the server, or can be seen from it, is here. 8 is about what the agent may do on its machine, so it has no test
-here; 4 and 11 have a side on the machine too, which the tests of the agent's apt installer and scanner cover.
+on the server, or can be seen from it, is here. 4 and 11 have a side on the machine too, which the tests of the
+agent's apt installer and scanner cover; of 8, what the agent's unit must not forbid is here.
 
 These do not apply yet, because what they are about does not exist here:
 
@@ -34,6 +34,7 @@ from redflag_server.commands.upkeep import expire_commands, lapse_leases
 from redflag_server.events.tables import Event
 from redflag_server.packages.tables import Package, Scanner
 from redflag_server.plans.tables import Plan
+from tests.helpers.documents import blocks, read
 from tests.helpers.fleet import full_report, package
 from tests.helpers.patching import DEPENDENCY, Ward, new_ward
 from tests.helpers.server import Server
@@ -224,6 +225,19 @@ async def test_original_bug_06_every_filter_finds_what_it_says(ward: Ward, query
     found = await ward.get(query.format(**ids))
 
     assert FILTERS[query] == len(found["items"])
+
+
+# --- 8: the agent's unit made /usr read-only for the package managers that it started ---
+
+
+def test_original_bug_08_the_unit_of_the_agent_lets_its_package_managers_write():
+    """The unit that the how-to shows forbids nothing that an installation needs, and needs no rule of sudo."""
+    (_, unit) = blocks(read("docs/how-to/run-as-a-service.md"), "ini")
+    settings = [line.partition("=")[0] for line in unit.splitlines()]
+
+    assert "ExecStart=/opt/redflag/bin/redflag agent run" in unit
+    forbidding = ("Protect", "ReadOnly", "Inaccessible", "Private", "NoNew", "Capability", "System", "User")
+    assert [] == [name for name in settings if name.startswith(forbidding)]
 
 
 # --- 9: a rescan reset what was decided or running; newer versions and removals were not seen ---
