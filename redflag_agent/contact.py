@@ -32,6 +32,7 @@ class Contact:
     _status: AgentStatus | None = attrs.field(default=None, init=False)
     _bases: dict[str, str] = attrs.field(factory=dict, init=False)
     _accepted: Counter[str] = attrs.field(factory=Counter, init=False)
+    _put_off: set[str] = attrs.field(factory=set, init=False)
 
     def allows(self, access: Access) -> bool:
         """Whether the last check-in succeeded, and the status that it told may use endpoints of this class."""
@@ -61,7 +62,16 @@ class Contact:
         self._status = status
         newer = {scanner: held for scanner, held in self._bases.items() if not self.is_current(scanner, since)}
         self._bases = {**bases, **newer}
+        self._put_off.clear()
         self.news.set()
+
+    def put_off(self, scanner: str) -> None:
+        """The server did not take a whole report: it is not sent again before the next answer to a check-in."""
+        self._put_off.add(scanner)
+
+    def is_put_off(self, scanner: str) -> bool:
+        """See `put_off`."""
+        return scanner in self._put_off
 
     def lost(self) -> None:
         """A check-in failed. Until one succeeds nothing is delivered: one loop asks, and not both."""

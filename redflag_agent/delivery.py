@@ -98,7 +98,7 @@ class Delivery:
         await self._send_statements()
         for scanner in self.outbox.pending():
             stored = self.outbox.pending_report(scanner)
-            if stored is not None:
+            if stored is not None and not self.contact.is_put_off(scanner):
                 await self._send_report(scanner, stored)
         await self._send_errors()
         return await self._send_progress()
@@ -156,11 +156,13 @@ class Delivery:
             self.errors.record(f"report.{scanner}", refusal)
             log.warning(line("report_refused", scanner=scanner, code=refusal.problem, detail=refusal.detail))
             return
-        if accepted:
-            self.outbox.accept(scanner, stored.report_id)
-            self.contact.accepted(scanner, stored.hash)
-            self.tell("report_accepted", scanner=scanner, packages=len(stored.report.packages))
-            log.info(line("report_accepted", scanner=scanner, packages=len(stored.report.packages)))
+        if not accepted:
+            self.contact.put_off(scanner)
+            return
+        self.outbox.accept(scanner, stored.report_id)
+        self.contact.accepted(scanner, stored.hash)
+        self.tell("report_accepted", scanner=scanner, packages=len(stored.report.packages))
+        log.info(line("report_accepted", scanner=scanner, packages=len(stored.report.packages)))
 
     async def _post_report(self, scanner: str, stored: StoredReport, base: ScanReport | None) -> bool:
         body = codec.dump(make_report(stored.report, report_id=stored.report_id, base=base))

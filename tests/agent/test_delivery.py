@@ -17,7 +17,7 @@ from redflag_core.statements import CommandAccepted, sign_statement
 from redflag_core.testing import FrozenClock
 from redflag_core.trust import new_bundle, sign_bundle
 from tests.helpers.agents import agent_parts, failed, new_id, package, scan_report
-from tests.helpers.stub_server import LostAnswerError, StubServer, problem
+from tests.helpers.stub_server import Answer, LostAnswerError, StubServer, problem
 
 MANY = tuple(package(f"p{number}") for number in range(200))
 
@@ -100,6 +100,23 @@ async def test_a_delta_that_is_not_accepted_is_followed_by_everything(tmp_path):
         await delivery.round()
 
         assert 201 == len(parts.server.only_agent().inventories["apt"])
+
+
+async def test_a_server_that_takes_not_even_everything_is_not_sent_it_with_all_other_news(tmp_path):
+    """Once for each check-in is enough for megabytes that it does not want."""
+    async with agent_parts(tmp_path / "a") as parts:
+        await parts.register()
+        parts.outbox.record_scan(scan_report(*MANY), report_id=new_id(1))
+        unwanted = Answer(200, b'{"v":1,"accepted":false,"hash":null}')
+        parts.server.script.append(lambda request: unwanted if "/reports/" in request.path else None)
+        delivery = parts.delivery()
+        await delivery.round()
+        for _ in range(10):
+            await delivery.runner.delivery.send()
+        await delivery.round()
+
+        assert 2 == paths(parts.server).count("/agent/reports/apt")
+        assert ("apt",) == parts.outbox.pending()
 
 
 async def test_a_server_that_lost_an_inventory_gets_it_again(tmp_path):

@@ -24,7 +24,16 @@ import httpx2
 
 from redflag_core import codec
 from redflag_core.command_queue import LEASE_SECONDS, next_order
-from redflag_core.commands import CommandType, Order, Orderable, Params, Recipient, dump_params, sign_command
+from redflag_core.commands import (
+    BYPASSING,
+    CommandType,
+    Order,
+    Orderable,
+    Params,
+    Recipient,
+    dump_params,
+    sign_command,
+)
 from redflag_core.encoding import b64decode, b64encode, b64url_encode
 from redflag_core.enrolment import (
     ACCESS_TOKEN_SECONDS,
@@ -392,12 +401,14 @@ class StubServer:
         return self._check_in_answer(record, body)
 
     def due(self, record: Record) -> list[Ordered]:
-        """Commands to deliver now."""
+        """Commands to deliver now: those that do not wait for others, and one of the rest at a time."""
+        if record.status != "active":
+            return []
+        unanswered = [each for each in record.commands.values() if not each.answered]
+        waiting = [each for each in unanswered if each.what.type not in BYPASSING][:1]
+        bypassing = [each for each in unanswered if each.what.type in BYPASSING]
         now = unix(self.clock.now())
-        active = record.status == "active"
-        return [
-            each for each in record.commands.values() if active and not each.answered and each.leased_until <= now
-        ]
+        return [each for each in (*bypassing, *waiting) if each.leased_until <= now]
 
     def _lease(self, record: Record, ordered: Ordered) -> str:
         record.issued = next_order(record.issued, record.reported, epoch=self.epoch, gen=self.gen)
