@@ -10,8 +10,8 @@ import pytest
 
 from redflag_agent.executor.upgrade import LOCK_POLL, RECHECK
 from redflag_agent.executor.work import RUNS_KEPT
-from redflag_agent.installers.model import Planned, Step
-from redflag_core.commands import CommandType, PlanParams
+from redflag_agent.installers.model import Aftermath, Planned, Step
+from redflag_core.commands import CommandType, PlanParams, UpgradeParams
 from redflag_core.errors import ScanError
 from redflag_core.freshness import unix
 from redflag_core.messages import Phase
@@ -486,6 +486,28 @@ async def test_a_plan_of_any_size_is_told_or_fails(desk, origin, after, code, ke
         assert (code is None) == (result.transaction is not None)
         if result.transaction is not None:
             assert kept == result.transaction.changes[0].origin
+
+
+async def test_an_upgrade_of_any_size_is_told(desk):
+    """Without its transaction, which the server knows from the plan; what became of each package stays."""
+
+    class Idle(Large):
+        async def steps(self, transaction):
+            return (Step(name="idle", argv=("/bin/true",), env=ENV),)
+
+        async def look(self, targets):
+            after = PackageResult(name="p0", arch="all", outcome=PackageOutcome.INSTALLED, reason="r" * 1000)
+            return Aftermath(packages=(after,), damaged=(), reboot_required=False, reboot_by=())
+
+    installer = Idle(desk.installer.root, name="q" * 200, after="2" * 256)
+    with bench(desk.path, desk.issuer, installers=[installer]) as again:
+        target = PackageTarget(name="p0", arch="all", installed="1", available="2")
+        plan_hash = (await installer.plan((target,))).transaction.plan_hash
+        params = UpgradeParams("shell", (target,), plan_hash)
+        result = await again.carry_out(again.issuer.order(CommandType.PACKAGES_UPGRADE, params))
+
+        assert (Outcome.COMPLETED, None, 0) == (result.outcome, result.transaction, result.exit_status)
+        assert ["r" * 1000] == [each.reason for each in result.packages]
 
 
 async def test_a_version_that_cannot_be_written_loses_no_result(desk):
