@@ -266,7 +266,7 @@ def lease_seconds(deliveries: int) -> int:
     Args:
         deliveries: How often the command was handed out, this time included.
     """
-    return min(LEASE_LONGEST, LEASE_SECONDS * 2 ** min(max(deliveries - PATIENT_DELIVERIES, 0), 10))
+    return min(LEASE_LONGEST, LEASE_SECONDS << min(max(deliveries - PATIENT_DELIVERIES, 0), 10))
 
 
 def next_turn(queue: Iterable[Waiting], *, now: datetime) -> Turn:
