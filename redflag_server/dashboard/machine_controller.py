@@ -180,7 +180,7 @@ async def _decide(runtime: Runtime, visible: Scope, agent_id: UUID, form: Form) 
 
 def _partly_planned(made: PlansMade) -> Mistake:
     left = f"{made.left} do not fit: plan again when these are installed" if made.left else ""
-    skipped = f"{len(made.skipped)} cannot be planned" if made.skipped else ""
+    skipped = f"{len(made.skipped)} cannot be planned:" if made.skipped else ""
     why = "its name or versions are none that may be part of a command"
     return Mistake(
         form="plan",

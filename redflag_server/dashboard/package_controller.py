@@ -127,6 +127,7 @@ class PackagePageController(PageController):
     ) -> Page:
         """Decide about one of them."""
         form = await read_form(request)
+        await _check_place(runtime, visible, agent_id, package_id)
         try:
             outcome = await decide(runtime, visible, [package_id], form.decision, form.reason, until=form.until)
             mistake = short_of("decide", outcome)
@@ -151,12 +152,19 @@ class PackagePageController(PageController):
     ) -> Page:
         """Have the machine plan the update of one of them."""
         form = await read_form(request)
+        await _check_place(runtime, visible, agent_id, package_id)
         try:
             made = await make_plans(runtime, visible, [package_id], form.reason)
         except RedFlagError as error:
             mistake = form.mistake("plan", error)
             return await _package_page(request, runtime, visible, agent_id, package_id, mistake=mistake)
         return redirect(request, f"/plans/{made.items[0].id}?done=true")
+
+
+async def _check_place(runtime: Runtime, visible: Scope, agent_id: UUID, package_id: UUID) -> None:
+    """The package must be on the machine that the path names; raises `NotFoundError`."""
+    async with runtime.database.read() as session:
+        await see_package(session, visible, agent_id, package_id)
 
 
 async def _decide_everywhere(runtime: Runtime, visible: Scope, form: Form) -> Mistake | None:

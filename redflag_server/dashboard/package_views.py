@@ -87,7 +87,7 @@ def seen(row: Package, working: Mapping[tuple[UUID, str], bool]) -> SeenPackage:
         row: The package.
         working: Whether the last scan succeeded, by machine and scanner (`scanners_ok`).
     """
-    sighting = sighting_of(row, scan_ok=working.get((row.agent_id, row.scanner), False))
+    sighting = sighting_of(row, scan_ok=working.get((row.agent_id, row.scanner), True))
     possible = (decision for decision, move in DECISIONS.items() if can(PackageState(row.state), move, sighting))
     return SeenPackage(row, frozenset(decision.value for decision in possible))
 

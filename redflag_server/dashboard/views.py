@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.enrolment import AgentStatus
 from redflag_core.lifecycle import Presence, presence
+from redflag_core.patching import PlanState
 from redflag_core.scanning import PENDING_STATES, PackageState
 from redflag_server.agents.listing import NOT_COUNTED, OUTSTANDING, AgentFilter, get_agent, list_agents
 from redflag_server.agents.schema import AgentDetail, AgentItem
 from redflag_server.agents.tables import Agent
 from redflag_server.dashboard.command_views import SeenCommand, count_overdue, see_live_commands
 from redflag_server.dashboard.package_views import PackageGroup, see_groups
-from redflag_server.dashboard.plan_views import see_open_plans
+from redflag_server.dashboard.plan_views import count_plans, see_open_plans
 from redflag_server.dashboard.system_view import SystemView, see_system
 from redflag_server.db.pages import PageOf
 from redflag_server.db.scope import Scope
@@ -64,7 +65,7 @@ class Fleet:
         revoked: Number of revoked machines.
         states: Number of packages in each open state, over the whole fleet.
         security: How many of them lack a security update.
-        plans: Number of plans, by the state of their packages.
+        plans: Number of open plans in each state.
         overdue: Commands that take longer than they should.
     """
 
@@ -81,12 +82,12 @@ class Fleet:
     @property
     def to_confirm(self) -> int:
         """Plans that somebody must confirm."""
-        return self.plans.get(PackageState.NEEDS_CONFIRMATION, 0)
+        return self.plans.get(PlanState.NEEDS_CONFIRMATION, 0)
 
     @property
     def to_install(self) -> int:
         """Plans that are ready to be installed."""
-        return self.plans.get(PackageState.APPROVED, 0)
+        return self.plans.get(PlanState.READY, 0)
 
     @property
     def failed(self) -> int:
@@ -151,7 +152,7 @@ async def see_fleet(
     rows = (await session.execute(visible.select(Agent, *columns))).all()
     standing = [row for row in rows if row.status != AgentStatus.REVOKED]
     here = Counter(presence(last_seen=seen, next_due=due, now=now) for _, seen, due in standing)
-    states, security, plans = await _open_packages(session, visible)
+    states, security = await _open_packages(session, visible)
     return Fleet(
         machines=page.items,
         next=page.next,
@@ -160,7 +161,7 @@ async def see_fleet(
         revoked=len(rows) - len(standing),
         states=states,
         security=security,
-        plans=plans,
+        plans=await count_plans(session, visible),
         overdue=await count_overdue(session, visible),
     )
 
@@ -194,15 +195,13 @@ async def _plannable(session: AsyncSession, visible: Scope, agent_id: UUID) -> i
     return int((await session.execute(query)).scalar_one())
 
 
-async def _open_packages(session: AsyncSession, visible: Scope) -> tuple[dict[str, int], int, dict[str, int]]:
-    """Packages by state, how many lack a security update, and plans by the state of their packages: in one go."""
+async def _open_packages(session: AsyncSession, visible: Scope) -> tuple[dict[str, int], int]:
     lacking = case((Package.security & Package.state.in_(OUTSTANDING), 1), else_=0)
-    plans = func.count(Package.plan_id.distinct())
     query = (
-        visible.select(Package, Package.state, func.count(), func.sum(lacking), plans)
+        visible.select(Package, Package.state, func.count(), func.sum(lacking))
         .join(Agent, Agent.id == Package.agent_id)
         .where(Package.state.not_in(NOT_COUNTED), Agent.status != AgentStatus.REVOKED)
         .group_by(Package.state)
     )
     rows = (await session.execute(query)).all()
-    return {row[0]: row[1] for row in rows}, sum(row[2] for row in rows), {row[0]: row[3] for row in rows}
+    return {state: number for state, number, _ in rows}, sum(security for _, _, security in rows)

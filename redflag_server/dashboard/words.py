@@ -276,6 +276,7 @@ CODES: Final[Mapping[str, str]] = {
     "replayed": "The machine saw this very delivery before. It is delivered again with a new signature.",
     "rollback": "The machine has seen a later command. It is delivered again with a higher number.",
     "scan_failed": "The package manager could not tell what the machine has.",
+    "scanned": "One of its packages is up to date or gone by now, as a scan saw.",
     "stale": "The signature was too old or too new when it arrived. Check the clocks of server and machine.",
     "start_by_passed": "The time by which it had to be started has passed.",
     "too_large": "It is larger than the machine accepts.",
