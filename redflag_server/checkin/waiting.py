@@ -6,7 +6,9 @@ once; a second check-in of it ends the first, whose connection is most likely go
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -16,7 +18,7 @@ import attrs
 MAX_WAITING: Final = 6_000
 """Check-ins held open at once: some 30 KiB each. An agent beyond it is answered at once, and comes back later."""
 
-Sleep = Callable[[float], Awaitable[Any]]
+Timeout = Callable[[float], AbstractAsyncContextManager[Any]]
 
 
 class Ended(StrEnum):
@@ -39,10 +41,10 @@ class Poll:
     One held check-in.
 
     Args:
-        sleep: How to wait.
+        timeout: Ends a wait after so many seconds, like `asyncio.timeout`.
     """
 
-    _sleep: Sleep
+    _timeout: Timeout
     _news: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _over: Ended | None = attrs.field(default=None, init=False)
 
@@ -65,12 +67,9 @@ class Poll:
         Args:
             seconds: How long at most.
         """
-        news, timer = asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._sleep(seconds))
-        try:
-            await asyncio.wait([news, timer], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            news.cancel()
-            timer.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with self._timeout(seconds):
+                await self._news.wait()
         if self._over is not None:
             return self._over
         woken = self._news.is_set()
@@ -85,11 +84,11 @@ class Waiting:
 
     Args:
         limit: Check-ins held open at once.
-        sleep: How to wait.
+        timeout: Ends a wait after so many seconds, like `asyncio.timeout`.
     """
 
     limit: int = MAX_WAITING
-    sleep: Sleep = asyncio.sleep
+    timeout: Timeout = asyncio.timeout
     _polls: dict[UUID, list[Poll]] = attrs.field(factory=dict, init=False)
     _held: int = attrs.field(default=0, init=False)
     _closed: bool = attrs.field(default=False, init=False)
@@ -106,7 +105,7 @@ class Waiting:
         """
         if self._closed or self._held >= self.limit:
             return None
-        poll = Poll(self.sleep)
+        poll = Poll(self.timeout)
         self._polls.setdefault(agent_id, []).append(poll)
         self._held += 1
         return poll

@@ -276,9 +276,9 @@ async def test_many_waiting_agents_leave_room_for_everybody_else(place: Place):
 
 
 def _seen(place: Place) -> int:
-    """How many agents have been seen by the server."""
+    """How many agents have checked in."""
     with sqlite3.connect(place.data / "redflag.db") as database:
-        ((count,),) = database.execute("SELECT count(*) FROM agents WHERE last_seen_at IS NOT NULL").fetchall()
+        ((count,),) = database.execute("SELECT count(*) FROM agents WHERE last_seen_at > registered_at").fetchall()
     return int(count)
 
 

@@ -29,27 +29,32 @@ class Timer:
     """The time of held check-ins: it passes when a test says so."""
 
     asked: list[float] = attrs.field(factory=list)
-    over: asyncio.Event = attrs.field(factory=asyncio.Event)
-    news: asyncio.Condition = attrs.field(factory=asyncio.Condition)
+    running: list[asyncio.Timeout] = attrs.field(factory=list)
+    news: asyncio.Event = attrs.field(factory=asyncio.Event)
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait for the test."""
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        """Like `asyncio.timeout`, but no time passes."""
         self.asked.append(seconds)
-        async with self.news:
-            self.news.notify_all()
-        await self.over.wait()
+        self.running.append(asyncio.timeout(None))
+        self.news.set()
+        return self.running[-1]
+
+    def end(self) -> None:
+        """Let the time pass for whoever waits."""
+        self.running[-1].reschedule(asyncio.get_running_loop().time())
 
     async def until(self, count: int) -> None:
         """Wait until so many waits have begun."""
-        async with self.news:
-            await self.news.wait_for(lambda: len(self.asked) >= count)
+        while len(self.asked) < count:
+            self.news.clear()
+            await self.news.wait()
 
 
 @pytest.fixture
 def timer(server):
     """The timer of the server under test."""
     timer = Timer()
-    server.runtime.waiting.sleep = timer.sleep
+    server.runtime.waiting.timeout = timer.timeout
     return timer
 
 
@@ -110,7 +115,7 @@ async def test_what_is_there_already_is_not_waited_for(server, machine, timer):
 async def test_without_an_order_the_answer_comes_when_the_time_is_over(server, machine, timer):
     """Empty, within the time that the agent waits, and the next one follows at once."""
     async with polling(server, machine, timer) as poll:
-        timer.over.set()
+        timer.end()
         answer = await poll
 
     assert ([], "active") == (answer.json()["commands"], answer.json()["status"])
@@ -179,7 +184,7 @@ async def test_a_command_that_was_refused_for_now_is_waited_for_exactly(server, 
     async with polling(server, machine, timer) as poll:
         (seconds,) = timer.asked
         server.clock.advance(seconds)
-        timer.over.set()
+        timer.end()
         assert 1 == await commands_of(poll)
 
     assert 10 <= seconds < MAX_WAIT_SECONDS
@@ -338,7 +343,7 @@ async def test_an_agent_that_waits_is_there(server, machine, timer):
     async with polling(server, machine, timer) as poll:
         server.clock.advance(MAX_WAIT_SECONDS)
         seen.append(await presence())
-        timer.over.set()
+        timer.end()
         await poll
     for seconds in (60, 300):
         server.clock.advance(seconds)
