@@ -12,8 +12,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from redflag_agent.database import Database, OutboxError
-from redflag_agent.outbox import Outbox
+from redflag_agent.database import OUTBOX, Database, OutboxError
+from redflag_agent.outbox import Outbox, Refusal
 from redflag_agent.reports import content_digest
 from redflag_core.scanning import failed_report
 from tests.helpers.agents import failed, new_id, package, scan_report
@@ -371,3 +371,30 @@ def fill(path):
                 file.flush()
     except OSError:
         pass
+
+
+def test_an_outbox_of_an_earlier_release_is_taken_over(tmp_path):
+    """What is new in this release is added to the file, and what is in it stays."""
+    path = tmp_path / "outbox.db"
+    with Database.open(path, attrs.evolve(OUTBOX, version=1, later=())) as old:
+        Outbox(old).record_scan(scan_report(package("a")), report_id=new_id(1))
+
+    with Database.open(path) as database:
+        outbox = Outbox(database)
+        outbox.note_refusal(b"statement", "malformed", now=7)
+        assert ("apt",) == outbox.pending()
+        assert Refusal("malformed", 7) == outbox.refusal(b"statement")
+
+
+def test_the_refusal_of_a_statement_is_remembered_until_it_is_delivered(tmp_path):
+    """The last one counts, over restarts, and for this statement only."""
+    with Database.open(tmp_path / "outbox.db") as database:
+        Outbox(database).note_refusal(b"one", "malformed", now=7)
+        Outbox(database).note_refusal(b"one", "too_large", now=8)
+    with Database.open(tmp_path / "outbox.db") as database:
+        outbox = Outbox(database)
+        assert (Refusal("too_large", 8), None) == (outbox.refusal(b"one"), outbox.refusal(b"two"))
+
+        outbox.forget_refusal(b"one")
+
+        assert outbox.refusal(b"one") is None
