@@ -31,8 +31,9 @@ from redflag_core.scanning.states import is_damaged
 from redflag_server.checkin.authentication import VerifiedAgent
 from redflag_server.checkin.claims import recheck
 from redflag_server.events.recorder import NewEvent, record, record_all
-from redflag_server.packages.moves import DECISION_COLUMNS
+from redflag_server.packages.moves import DECISION_COLUMNS, PLANNED
 from redflag_server.packages.tables import Package, Scanner, ScanReport
+from redflag_server.plans.changes import SCANNED, drop, open_plans
 from redflag_server.problems import ConflictError
 from redflag_server.runtime import Runtime
 
@@ -138,8 +139,9 @@ class _Ingest:
             gone = set(self.report.removed)
             if not self._fits(scanner, rows, come):
                 return False
-        await self._write(rows, come, gone)
+        left = await self._write(rows, come, gone)
         await self._settle()
+        await self._drop_plans(left)
         if scanner.status != ScanStatus.OK:
             await self._event("scanner.recovered", f"The scanner {self.name} works again.")
         return True
@@ -214,7 +216,8 @@ class _Ingest:
         rows: Mapping[PackageKey, Any],
         come: Mapping[PackageKey, ScannedPackage],
         gone: Iterable[PackageKey],
-    ) -> None:
+    ) -> set[UUID]:
+        """Write what was seen; the plans that a package left."""
         new = [self._new(come[key]) for key in sorted(come.keys() - rows.keys())]
         kept = [
             self._changed(rows[key], come[key])
@@ -224,7 +227,8 @@ class _Ingest:
         closed = [self._closed(rows[key]) for key in sorted(gone)]
         self.changed, self.removed = len(new) + len(kept), len(closed)
         ended = {change["row"]: PackageState(change["state"]) for change in (*kept, *closed)}
-        await self._tell_ended([row for row in rows.values() if row.id in ended and row.decision], ended)
+        freed = [row for row in rows.values() if ended.get(row.id) in UNDECIDED and row.state not in UNDECIDED]
+        await self._tell_ended([row for row in freed if row.state != PackageState.INSTALLED], ended)
         connection = await self.session.connection()
         table = Package.__table__
         if new:
@@ -235,6 +239,7 @@ class _Ingest:
                 values = [{(k if k == "row" else f"new_{k}"): v for k, v in change.items()} for change in changes]
                 statement = update(table).where(table.c.id == bindparam("row")).values(columns)  # type: ignore[arg-type]
                 await connection.execute(statement, values)
+        return {row.plan_id for row in freed if row.plan_id is not None and row.state in PLANNED}
 
     def _new(self, package: ScannedPackage) -> dict[str, Any]:
         return {
@@ -296,9 +301,14 @@ class _Ingest:
                 data={"name": row.name, "before": row.state, "after": states[row.id], "decision": row.decision},
             )
             for row in rows
-            if states[row.id] in UNDECIDED and row.state not in UNDECIDED and row.state != PackageState.INSTALLED
         ]
         await record_all(self.session, self.now, events)
+
+    async def _drop_plans(self, plan_ids: set[UUID]) -> None:
+        """A plan is carried out as a whole or not at all."""
+        why = "a scan saw that a package of it is up to date or gone"
+        for plan in await open_plans(self.session, plan_ids):
+            await drop(self.session, plan, f"agent:{self.agent_id}", self.now, code=SCANNED, why=why)
 
     async def _event(self, kind: str, message: str) -> None:
         await record(

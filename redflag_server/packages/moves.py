@@ -21,6 +21,9 @@ from redflag_server.agents.tables import Agent
 from redflag_server.events.recorder import NewEvent, record_all
 from redflag_server.packages.tables import Package
 
+PLANNED: Final = frozenset({PackageState.APPROVED, PackageState.NEEDS_CONFIRMATION})
+"""In these states a package may wait in a plan that cannot be carried out without it."""
+
 DECISION_COLUMNS: Final = ("decision", "decided_at", "decided_by", "decided_until", "decision_reason")
 
 
@@ -90,7 +93,7 @@ class PackageMoves:
             seen: What scans say.
             why: Why, for people.
             told: How it is told, if not as `TOLD` says.
-            facts: Further facts for the event.
+            facts: Further facts for the event; ``code`` is its code.
 
         Returns:
             Its new state.
@@ -131,7 +134,8 @@ class PackageMoves:
             organization_id=package.organization_id,
             agent_id=package.agent_id,
             package_id=package.id,
-            data={key: value for key, value in facts.items() if value is not None},
+            code=facts.get("code"),
+            data={key: value for key, value in facts.items() if value is not None and key != "code"},
         )
 
 

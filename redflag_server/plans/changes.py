@@ -4,8 +4,10 @@ How a plan changes: by the core's table, with an event, and with its packages, i
 Nothing else sets the state of a plan.
 """
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import attrs
 from sqlalchemy import select
@@ -28,6 +30,9 @@ REPLACED: Final = "replaced"
 
 DECIDED: Final = "decided"
 """Code of a plan of which a package was decided about since."""
+
+SCANNED: Final = "scanned"
+"""Code of a plan of which a package is up to date or gone by now, as a scan saw."""
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +78,7 @@ async def step(session: AsyncSession, plan: Plan, to: PlanState, how: Step, **fa
 async def tell(session: AsyncSession, plan: Plan, how: Step, **facts: Any) -> None:
     """Record what happened to a plan."""
     hostname = await session.scalar(select(Agent.hostname).where(Agent.id == plan.agent_id))
-    sentence = f"The plan of {_counted(len(plan.targets))} on {hostname} {how.told.words}"
+    sentence = f"The plan of {_counted(plan.packages)} on {hostname} {how.told.words}"
     event = NewEvent(
         kind=how.told.kind,
         actor=how.actor,
@@ -86,6 +91,12 @@ async def tell(session: AsyncSession, plan: Plan, how: Step, **facts: Any) -> No
     await record_all(session, how.now, [event])
 
 
+async def open_plans(session: AsyncSession, plan_ids: Collection[UUID]) -> Sequence[Plan]:
+    """Those of these plans that have not ended, locked."""
+    query = select(Plan).where(Plan.id.in_(plan_ids), Plan.state.in_(OPEN)).order_by(Plan.id).with_for_update()
+    return (await session.scalars(query)).all() if plan_ids else ()
+
+
 async def drop(session: AsyncSession, plan: Plan, actor: str, now: datetime, *, code: str, why: str) -> None:
     """
     Give a plan up before it is carried out. Its packages stay approved and are in no plan any more.
@@ -95,7 +106,7 @@ async def drop(session: AsyncSession, plan: Plan, actor: str, now: datetime, *, 
         plan: The plan, locked.
         actor: Who gives it up.
         now: Database time, aware UTC.
-        code: `DISCARDED`, `REPLACED` or `DECIDED`.
+        code: `DISCARDED`, `REPLACED`, `DECIDED` or `SCANNED`.
         why: Why, for people.
 
     Raises:

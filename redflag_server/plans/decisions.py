@@ -17,18 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.errors import IllegalMoveError
 from redflag_core.patching import DECISIONS, MOVES, Decision, Move, Sighting
-from redflag_core.patching.plan_states import OPEN
 from redflag_core.patching.states import UNDECIDED
 from redflag_core.scanning import PackageState
 from redflag_server.agents.tables import Agent
 from redflag_server.db.scope import Scope
 from redflag_server.packages.listing import PackageFilter, select_packages
-from redflag_server.packages.moves import TOLD, PackageMoves, Told
+from redflag_server.packages.moves import PLANNED, TOLD, PackageMoves, Told
 from redflag_server.packages.sightings import scanners_ok, sighting_of
 from redflag_server.packages.tables import Package
-from redflag_server.plans.changes import DECIDED, drop
+from redflag_server.plans.changes import DECIDED, drop, open_plans
 from redflag_server.plans.schema import MAX_AT_ONCE, BulkOutcome, DecidedPackage, DecisionOutcome
-from redflag_server.plans.tables import Plan
 from redflag_server.problems import ConflictError, InvalidRequestError, NotFoundError
 from redflag_server.runtime import Runtime
 
@@ -37,9 +35,6 @@ LONGEST: Final = timedelta(days=5 * 366)
 
 ENDS_AT_ONCE: Final = 500
 """Decisions whose time is over that end in one transaction: others write in between."""
-
-_WAITING: Final = (PackageState.APPROVED, PackageState.NEEDS_CONFIRMATION)
-"""In these states a package may wait for a plan, which cannot be carried out without it."""
 
 _REJECTED: Final = Told(kind="package.rejected", words="was rejected")
 _ENDED: Final = Told(kind="package.decision_ended", words="is open again")
@@ -207,14 +202,14 @@ async def _decide(
     actor, working = visible.caller.actor, await scanners_ok(session, packages)
     moves, outcomes, plans = PackageMoves(session, actor, now), {}, set()
     for package in packages:
-        waited_for = package.plan_id if package.state in _WAITING else None
+        waited_for = package.plan_id if package.state in PLANNED else None
         outcome = _decide_one(package, verdict, _seen(package, working), moves)
         outcomes[package.id] = outcome
         if outcome.outcome is DecisionOutcome.CHANGED and waited_for is not None:
             plans.add(waited_for)
     await moves.store()
     why = f"a package of it was decided about: {verdict.reason}"
-    for plan in (await session.scalars(select(Plan).where(Plan.id.in_(plans), Plan.state.in_(OPEN)))).all():
+    for plan in await open_plans(session, plans):
         await drop(session, plan, actor, now, code=DECIDED, why=why)
     return outcomes
 

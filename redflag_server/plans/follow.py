@@ -100,6 +100,8 @@ async def _planned(session: AsyncSession, plan: Plan, ended: Ended, moves: Packa
         transaction = ended.result.transaction
         plan.transaction, plan.plan_hash = codec.unstructure(transaction), transaction.plan_hash
         plan.beyond_routine = sorted(beyond_routine(transaction))
+        plan.changes, plan.extra = len(transaction.changes), len(transaction.extra)
+        plan.download_size = transaction.download_size
     await step(session, plan, ending.plan, _step(_PLANNED[ending.plan], ending, moves))
     await _move(session, plan, ending, moves)
 
@@ -169,7 +171,7 @@ async def _move(session: AsyncSession, plan: Plan, ending: Ending, moves: Packag
         key = PackageKey(package.name, package.arch)
         fate, seen = ending.fates[key], sighting_of(package, version=versions.get(key))
         if can(PackageState(package.state), fate.move, seen):
-            after = moves.move(package, fate.move, seen, why=fate.reason)
+            after = moves.move(package, fate.move, seen, why=fate.reason, code=ending.code, plan=str(plan.id))
             package.plan_id = None if after in UNDECIDED or fate.move in _LEAVES else plan.id
     await moves.store()
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import attrs
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
 from redflag_core import codec
 from redflag_core.patching import ApprovalReason, PackageTarget, PlanState, Transaction
@@ -51,7 +52,8 @@ class PlanFilter:
 
 async def list_plans(session: AsyncSession, visible: Scope, wanted: PlanFilter, page: PageOf) -> Page[PlanItem]:
     """One page of the plans that the caller may see, newest first."""
-    query = visible.select(Plan, Plan, Agent.hostname).join(Agent, Agent.id == Plan.agent_id)
+    bulky = (defer(Plan.targets), defer(Plan.transaction), defer(Plan.outcomes))
+    query = visible.select(Plan, Plan, Agent.hostname).join(Agent, Agent.id == Plan.agent_id).options(*bulky)
     if wanted.agent_id is not None:
         query = query.where(Plan.agent_id == wanted.agent_id)
     if wanted.states:
@@ -78,17 +80,16 @@ async def get_plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> Plan
         Package.name.in_({target["name"] for target in plan.targets}),
     )
     known = {PackageKey(row.name, row.arch): row for row in (await session.scalars(packages)).all()}
-    transaction = _transaction(plan)
     return PlanDetail(
-        **_facts(plan, hostname, transaction),
+        **_facts(plan, hostname),
         targets=_targets(plan, known),
-        transaction=None if transaction is None else _shown(transaction),
+        transaction=None if plan.transaction is None else _shown(codec.structure(Transaction, plan.transaction)),
     )
 
 
 def plan_item(plan: Plan, hostname: str) -> PlanItem:
     """What a list shows of a plan."""
-    return PlanItem(**_facts(plan, hostname, _transaction(plan)))
+    return PlanItem(**_facts(plan, hostname))
 
 
 def what_changed(plan: Plan, target: PackageTarget, package: Package | None) -> str | None:
@@ -108,11 +109,7 @@ def what_changed(plan: Plan, target: PackageTarget, package: Package | None) -> 
     return None
 
 
-def _transaction(plan: Plan) -> Transaction | None:
-    return None if plan.transaction is None else codec.structure(Transaction, plan.transaction)
-
-
-def _facts(plan: Plan, hostname: str, transaction: Transaction | None) -> dict[str, Any]:
+def _facts(plan: Plan, hostname: str) -> dict[str, Any]:
     return {
         "id": plan.id,
         "agent_id": plan.agent_id,
@@ -122,10 +119,10 @@ def _facts(plan: Plan, hostname: str, transaction: Transaction | None) -> dict[s
         "state_at": plan.state_at,
         "code": plan.code,
         "detail": plan.detail,
-        "packages": len(plan.targets),
-        "changes": None if transaction is None else len(transaction.changes),
-        "extra": None if transaction is None else len(transaction.extra),
-        "download_size": None if transaction is None else transaction.download_size,
+        "packages": plan.packages,
+        "changes": plan.changes,
+        "extra": plan.extra,
+        "download_size": plan.download_size,
         "beyond_routine": [ApprovalReason(reason) for reason in plan.beyond_routine],
         "advice": _advice(plan),
         "created_at": plan.created_at,

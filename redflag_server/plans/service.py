@@ -21,7 +21,6 @@ from redflag_core.commands import CommandType, PlanParams, UpgradeParams, dump_p
 from redflag_core.errors import IllegalMoveError, MalformedError
 from redflag_core.patching import Move, PackageTarget, PlanState, Transaction
 from redflag_core.patching.plan import MAX_TARGETS
-from redflag_core.patching.plan_states import OPEN
 from redflag_core.scanning import PackageState
 from redflag_server.agents.tables import Agent
 from redflag_server.commands.queue import NewCommand, cancel, order
@@ -30,7 +29,7 @@ from redflag_server.db.scope import Scope
 from redflag_server.packages.moves import PackageMoves, Told, packages_of_plan
 from redflag_server.packages.sightings import sighting_of
 from redflag_server.packages.tables import Package
-from redflag_server.plans.changes import DISCARDED, REPLACED, Step, drop, step, tell
+from redflag_server.plans.changes import DISCARDED, REPLACED, Step, drop, open_plans, step, tell
 from redflag_server.plans.follow import requested_of
 from redflag_server.plans.listing import plan_item
 from redflag_server.plans.schema import MAX_AT_ONCE, PlanItem, PlansMade
@@ -209,8 +208,7 @@ async def _drop_older(
 ) -> None:
     """A package is in one plan: the older one, which was not carried out, could not be any more."""
     older = {package.plan_id for group in groups for package in group.packages if package.plan_id is not None}
-    query = select(Plan).where(Plan.id.in_(older), Plan.state.in_(OPEN)).order_by(Plan.id).with_for_update()
-    for plan in (await session.scalars(query)).all():
+    for plan in await open_plans(session, older):
         await drop(session, plan, actor, now, code=REPLACED, why=f"a package of it is planned anew: {reason}")
 
 
@@ -226,6 +224,7 @@ async def _make_one(session: AsyncSession, actor: str, group: _Group, reason: st
         targets=[codec.unstructure(target) for target in group.targets],
         outcomes=[],
         beyond_routine=[],
+        packages=len(group.targets),
         created_at=now,
         created_by=actor[:128],
     )

@@ -5,11 +5,15 @@ from typing import Any
 from uuid import UUID
 
 from advanced_alchemy.types import JsonB
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from redflag_core.patching import PlanState
 from redflag_server.db.base import SHORT, Tenant, enum_check
+
+
+def _number_of_targets(context: Any) -> int:
+    return len(context.get_current_parameters()["targets"])
 
 
 class Plan(Tenant):
@@ -17,7 +21,8 @@ class Plan(Tenant):
     One plan. Its packages point to it with ``packages.plan_id`` while it is open.
 
     ``targets`` is what was asked for (`PackageTarget`); ``transaction`` is what the machine signed that it would
-    change for those of them that can be changed; ``outcomes`` says what became of each target.
+    change for those of them that can be changed; ``outcomes`` says what became of each target. These can be large:
+    lists show the numbers beside them.
     """
 
     __tablename__ = "plans"
@@ -37,6 +42,10 @@ class Plan(Tenant):
     plan_hash: Mapped[str | None] = mapped_column(String(64))
     outcomes: Mapped[list[dict[str, Any]]] = mapped_column(JsonB, default=list)
     beyond_routine: Mapped[list[str]] = mapped_column(JsonB, default=list)
+    packages: Mapped[int] = mapped_column(default=_number_of_targets)
+    changes: Mapped[int | None]
+    extra: Mapped[int | None]
+    download_size: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(SHORT)
     planned_at: Mapped[datetime | None]

@@ -183,18 +183,21 @@ async def test_a_plan_without_extra_changes_needs_no_confirmation(ward: Ward):
 
 
 @pytest.mark.parametrize("how", ["current", "gone", "excluded"])
-async def test_a_plan_that_lost_a_package_is_not_confirmed(ward: Ward, how: str):
-    """Upgraded by hand, removed or excluded since: the plan as a whole holds no more."""
-    plan = await ward.plan("curl", "openssl", extra=[DEPENDENCY])
+@pytest.mark.parametrize("extra", [(), (DEPENDENCY,)])
+async def test_a_plan_that_lost_a_package_is_dropped(ward: Ward, how: str, extra: Any):
+    """Upgraded by hand, removed or excluded since: it could not be carried out as a whole any more."""
+    plan = await ward.plan("curl", "openssl", extra=extra)
     if how == "excluded":
         await ward.decide("reject", "curl")
     else:
         after = [package("curl")] if how == "current" else []
         await ward.scan(*after, package("openssl", S.AVAILABLE))
 
-    answer = await ward.post(f"plans/{plan['id']}/confirm", 409)
-
-    assert ("dropped" if how == "excluded" else "curl is not what it was") in answer["detail"]
+    dropped = await ward.get(f"plans/{plan['id']}")
+    assert ("dropped", "decided" if how == "excluded" else "scanned") == (dropped["state"], dropped["code"])
+    assert ("approved", None) == ((await ward.row("openssl")).state, (await ward.row("openssl")).plan_id)
+    for action in ("confirm", "install"):
+        assert "dropped" in (await ward.post(f"plans/{plan['id']}/{action}", 409))["detail"]
 
 
 # --- packages that leave a plan ---
@@ -523,22 +526,24 @@ async def test_a_plan_says_what_changed_since(ward: Ward):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "scanned, changed",
-    [
-        ([upgraded("curl")], "2.0 is installed by now"),
-        ([], "it is no longer on the machine"),
-        ([attrs.evolve(package("curl", S.HELD), available=None)], "nothing newer is known by now"),
-    ],
-)
-async def test_a_plan_names_each_kind_of_change(ward: Ward, scanned: Any, changed: str):
-    """Installed otherwise, gone, or nothing newer any more."""
+async def test_a_plan_says_that_nothing_newer_is_known_any_more(ward: Ward):
+    """Held since, and the repositories have no newer version by now: the plan will not be carried out."""
     plan = await ward.plan("curl")
 
-    await ward.scan(*scanned, package("openssl", S.AVAILABLE))
+    await ward.scan(attrs.evolve(package("curl", S.HELD), available=None), package("openssl", S.AVAILABLE))
 
     (target,) = (await ward.get(f"plans/{plan['id']}"))["targets"]
-    assert changed == target["changed"]
+    assert ("nothing newer is known by now", "approved") == (target["changed"], target["state"])
+
+
+async def test_a_plan_says_that_another_version_is_installed_by_now(ward: Ward):
+    """Upgraded by hand to something in between."""
+    plan = await ward.plan("curl")
+
+    await ward.scan(attrs.evolve(package("curl", S.AVAILABLE), installed="1.5"), package("openssl", S.AVAILABLE))
+
+    (target,) = (await ward.get(f"plans/{plan['id']}"))["targets"]
+    assert ("1.5 is installed by now", "approved") == (target["changed"], target["state"])
 
 
 async def test_what_a_plan_that_ended_left_behind_is_not_its_change(ward: Ward):
