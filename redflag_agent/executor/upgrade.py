@@ -41,7 +41,7 @@ from redflag_core.errors import (
 )
 from redflag_core.freshness import unix
 from redflag_core.messages import Phase
-from redflag_core.patching import Transaction, check_apply, check_limits
+from redflag_core.patching import PackageTarget, Transaction, check_apply, check_limits
 from redflag_core.statements import Outcome, PackageOutcome, is_installed
 
 POLL: Final = 0.5
@@ -65,7 +65,7 @@ MAX_NAMED: Final = 20
 
 class PostponedError(Exception):
     """
-    A change cannot be started now, and nothing was changed.
+    A change cannot be planned or started now, and nothing was changed.
 
     Args:
         reason: What it waits for.
@@ -120,8 +120,7 @@ class Upgrader:
         """
         with self.journal.page() as page:
             self._check_may_start(page, entry, params)
-        await self._check_unlocked(installer)
-        planned = await self._plan(params, installer)
+        planned = await self.plan(params.packages, installer)
         try:
             transaction = check_apply(planned.transaction, plan_hash=params.plan_hash)
             steps = await installer.steps(transaction)
@@ -130,6 +129,21 @@ class Upgrader:
         await self._check_unlocked(installer)
         self._claim_and_spawn(entry, params, transaction, steps)
         return None
+
+    async def plan(self, targets: Sequence[PackageTarget], installer: Installer) -> Planned:
+        """
+        Find out what bringing *targets* to their versions would change now.
+
+        Raises:
+            PostponedError: Another process is changing packages.
+            ScanError: The package manager cannot tell.
+        """
+        await self._check_unlocked(installer)
+        try:
+            return await installer.plan(targets)
+        except ScanError:  # of a package manager that has begun meanwhile nobody can tell what it would do
+            await self._check_unlocked(installer)
+            raise
 
     async def wait(self, entry: Entry, installer: Installer | None) -> None:
         """
@@ -174,13 +188,6 @@ class Upgrader:
         )
 
     # --- before the start
-
-    async def _plan(self, params: UpgradeParams, installer: Installer) -> Planned:
-        try:
-            return await installer.plan(params.packages)
-        except ScanError:  # of a package manager that has begun meanwhile nobody can tell what it would do
-            await self._check_unlocked(installer)
-            raise
 
     def _check_may_start(self, page: Page, entry: Entry, params: UpgradeParams) -> int:
         """The executor's time, when a change may be started by it."""

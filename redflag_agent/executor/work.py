@@ -122,7 +122,7 @@ class Worker:
         The next command: one whose start was claimed, else the first that is due.
 
         Changes by one package manager keep their order, so one that waits holds up those behind it. Plans and
-        scans pass them by.
+        scans pass them by, and each other.
         """
         now = self.clock.monotonic()
         waiting: set[str] = set()
@@ -134,7 +134,7 @@ class Worker:
                 return entry
         for entry in entries:
             params = _params(entry)
-            queue = params.manager if isinstance(params, UpgradeParams) else ""
+            queue = params.manager if isinstance(params, UpgradeParams) else entry.cmd_id
             if queue in waiting:
                 continue
             if self._due.get(entry.cmd_id, now) <= now:
@@ -173,10 +173,10 @@ class Worker:
         params = _params(entry)
         if isinstance(params, UpgradeParams):
             return await self.upgrader.start(entry, params, self._installer(params.manager))
+        if isinstance(params, PlanParams):
+            return await self._plan(entry, params)
         if not self._claim(entry):
             return None
-        if isinstance(params, PlanParams):
-            return await self._plan(params)
         if isinstance(params, ScanParams):
             await self.rescan(params.scanner)
             return completed()
@@ -188,8 +188,12 @@ class Worker:
             check_start_by(entry.start_by or 0, now=now)
             return page.start(entry.cmd_id, at=int(unix(now)), change=None)
 
-    async def _plan(self, params: PlanParams) -> Ending:
-        planned = await self._installer(params.manager).plan(params.packages)
+    async def _plan(self, entry: Entry, params: PlanParams) -> Ending | None:
+        """Claimed when it is made: until then it can be postponed, and a restart loses nothing."""
+        check_start_by(entry.start_by or 0, now=self.upgrader.time.now())
+        planned = await self.upgrader.plan(params.packages, self._installer(params.manager))
+        if not self._claim(entry):
+            return None
         if planned.transaction is None:
             return failed(NothingToDoError("nothing of this can be changed now"), *planned.packages)
         return Ending(outcome=Outcome.COMPLETED, transaction=planned.transaction, packages=planned.packages)

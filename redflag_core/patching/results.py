@@ -98,7 +98,7 @@ def after_planning(targets: Sequence[PackageTarget], ended: Ended, *, manager: s
         manager: The package manager that was asked.
     """
     result = ended.result
-    if ended.is_harmless:
+    if ended.is_harmless or ended.state is CommandState.INTERRUPTED:  # a plan that was cut off changed nothing
         return _all(targets, Move.PLAN_DROPPED, PlanState.DROPPED, ended.code, ended.detail)
     if result is None or ended.state is not CommandState.COMPLETED:
         return _all(targets, Move.PLAN_FAILED, PlanState.FAILED, ended.code, ended.detail or _SILENT)

@@ -113,9 +113,10 @@ async def test_what_waits_for_the_owner_can_be_cancelled(desk):
     assert ["b=2"] == desk.installer.starts()
 
 
-async def test_cancelling_while_it_is_being_prepared_wins_or_loses_but_never_both(desk):
-    """Between plan and start the claim decides: a command that was cancelled is not started."""
-    what = await desk.upgrade("a")
+@pytest.mark.parametrize("kind", ["upgrade", "plan"])
+async def test_cancelling_while_it_is_being_prepared_wins_or_loses_but_never_both(desk, kind):
+    """Between plan and start the claim decides: a command that was cancelled is not started, nor its plan told."""
+    what = await desk.upgrade("a") if kind == "upgrade" else desk.plan("a")
     cancelled = []
 
     class Slow(type(desk.installer)):
@@ -129,11 +130,9 @@ async def test_cancelling_while_it_is_being_prepared_wins_or_loses_but_never_bot
         await again.deliver(what)
         await again.work_off()
 
-        assert (Outcome.COMPLETED, Outcome.CANCELLED) == (
-            cancelled[0].outcome,
-            again.results()[what.cmd_id].outcome,
-        )
-        assert [] == again.installer.starts()
+        result = again.results()[what.cmd_id]
+        assert (Outcome.COMPLETED, Outcome.CANCELLED) == (cancelled[0].outcome, result.outcome)
+        assert (None, []) == (result.transaction, again.installer.starts())
 
 
 async def test_neither_waits_for_a_change(desk):

@@ -293,6 +293,49 @@ async def test_one_that_begins_between_the_look_and_the_plan_is_waited_for_too(d
     assert ["a=2"] == desk.installer.starts()
 
 
+async def test_a_plan_waits_while_somebody_else_changes_packages(desk):
+    """What it would say is not true any more when they have ended; a scan does not wait for it."""
+    what, scan = desk.plan("a"), desk.scan()
+    await desk.deliver(what)
+    await desk.deliver(scan)
+    with (desk.installer.root / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        await desk.work_until(lambda: scan.cmd_id in desk.results())
+        assert desk.shows(Phase.WAITING)
+    assert (0, "another process is changing packages") == (desk.installer.plans, desk.shown.doing)
+    desk.clock.advance(LOCK_POLL)
+    await desk.work_off()
+
+    assert Outcome.COMPLETED == desk.results()[what.cmd_id].outcome
+
+
+async def test_a_plan_is_made_again_when_somebody_began_meanwhile(desk):
+    """That it could not be made is no fault of its packages: it is not told as a failure."""
+    what = desk.plan("a")
+    await desk.deliver(what)
+    with (desk.installer.root / "lock").open("w") as desk.installer.intruder:
+        await desk.work_until(desk.shows)
+    assert (Phase.WAITING, {}) == (desk.shown.phase, desk.results())
+    desk.clock.advance(LOCK_POLL)
+    await desk.work_off()
+
+    assert Outcome.COMPLETED == desk.results()[what.cmd_id].outcome
+
+
+async def test_a_plan_does_not_wait_for_ever(desk):
+    """Past its time it is given up, never made, and nothing is wrong with its packages."""
+    what = desk.plan("a", start_by=60)
+    await desk.deliver(what)
+    with (desk.installer.root / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        await desk.work_until(desk.shows)
+        desk.clock.advance(61)
+        await desk.work_off()
+
+    result = desk.results()[what.cmd_id]
+    assert ("start_by_passed", None, 0) == (result.code, result.started_at, desk.installer.plans)
+
+
 async def test_a_disk_without_room_for_the_run_holds_it_back(desk):
     """Nothing was started; with room it is."""
     await desk.deliver(await desk.upgrade("a"))

@@ -183,13 +183,21 @@ def test_a_package_that_the_machine_forgot_is_failed():
     assert {"a": Move.PLAN_CLEAN, "b": Move.PLAN_FAILED} == moves(ending)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.INTERRUPTED])
-def test_a_plan_that_could_not_be_made_is_failed_with_its_reason(outcome: Outcome):
+def test_a_plan_that_could_not_be_made_is_failed_with_its_reason():
     """The code and the sentence of the machine are what people see."""
-    ending = planned(ended(outcome), A)
+    ending = planned(ended(Outcome.FAILED), A)
 
     assert (PlanState.FAILED, "broken", "it broke") == (ending.plan, ending.code, ending.detail)
     assert (Move.PLAN_FAILED, "it broke") == attrs.astuple(ending.fates[A.key])
+
+
+def test_a_plan_that_was_cut_off_leaves_the_approval():
+    """An agent that is restarted while it plans has changed nothing: the packages wait for the next plan."""
+    ending = planned(ended(Outcome.INTERRUPTED, code="interrupted", detail="restarted"))
+
+    assert (PlanState.DROPPED, "interrupted", "restarted") == (ending.plan, ending.code, ending.detail)
+    assert {"a": Move.PLAN_DROPPED, "b": Move.PLAN_DROPPED} == moves(ending)
+    assert "restarted" == ending.fates[A.key].reason
 
 
 # --- installations ---
