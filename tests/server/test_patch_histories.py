@@ -19,10 +19,10 @@ from redflag_core.scanning.states import RUNNING
 from redflag_core.statements import Outcome, PackageOutcome, PackageResult
 from redflag_server.commands import queue
 from redflag_server.commands.tables import Command
-from redflag_server.commands.upkeep import expire_commands, lapse_leases
 from redflag_server.events.tables import Event
+from redflag_server.jobs.list import JOBS
+from redflag_server.jobs.service import run_due
 from redflag_server.packages.tables import Package
-from redflag_server.plans.decisions import end_decisions
 from redflag_server.plans.tables import Plan
 from redflag_server.problems import ConflictError
 from tests.helpers.fleet import failed_scan, package
@@ -137,10 +137,9 @@ class History:
     async def time(self, seconds: int) -> None:
         """Time passes, and the jobs run."""
         self.ward.server.clock.advance(seconds)
-        runtime = self.ward.server.runtime
-        for job in (lapse_leases, expire_commands, end_decisions):
-            await job(runtime)
+        await run_due(self.ward.server.runtime, JOBS)
         await self.ward.machine.refresh(self.ward.server.client)
+        await self.ward.machine.learn_trust(self.ward.server.client)
 
     async def take(self) -> None:
         """The machine accepts what it is handed."""
