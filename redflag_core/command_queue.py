@@ -7,7 +7,7 @@ only a signed answer does, or the word of an operator.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -15,8 +15,10 @@ from uuid import UUID
 import attrs
 
 from redflag_core.commands import BYPASSING, CommandType, Order
+from redflag_core.encoding import MAX_INTEGER
 from redflag_core.enrolment import Access, AgentStatus, allows
 from redflag_core.errors import IllegalMoveError
+from redflag_core.freshness import TOLERANCE, unix
 from redflag_core.resilience import full_jitter
 from redflag_core.statements import Outcome
 
@@ -40,6 +42,10 @@ MAX_LIVE: Final = 1_000
 
 MAX_BYPASSING: Final = 8
 """Commands in one answer that do not wait for others: small ones, so that the answer stays small."""
+
+
+LONGEST_WAIT: Final = timedelta(seconds=max(LEASE_LONGEST, 2 * RETRY_LONGEST))
+"""Longest time for which any rule here makes a command wait: for an answer, or until it is delivered again."""
 
 
 class CommandState(StrEnum):
@@ -98,7 +104,7 @@ EVENTS: Final[Mapping[CommandEvent, _Rule]] = {
     CommandEvent.LEASE: _Rule(UNACCEPTED, _S.LEASED),
     CommandEvent.RETURN: _Rule(frozenset({_S.LEASED}), _S.PENDING),
     CommandEvent.ACCEPT: _Rule(UNACCEPTED, _S.ACCEPTED),
-    CommandEvent.START: _Rule(UNACCEPTED | {_S.ACCEPTED}, _S.RUNNING),
+    CommandEvent.START: _Rule(frozenset({_S.ACCEPTED}), _S.RUNNING),
     CommandEvent.COMPLETE: _Rule(LIVE | _GIVEN_UP, _S.COMPLETED),
     CommandEvent.FAIL: _Rule(LIVE | _GIVEN_UP, _S.FAILED),
     CommandEvent.INTERRUPT: _Rule(LIVE | _GIVEN_UP, _S.INTERRUPTED),
@@ -239,8 +245,8 @@ class Waiting:
         return self.leased_until if self.state is CommandState.LEASED else self.not_before
 
     def is_due(self, now: datetime) -> bool:
-        """Whether it may be handed out."""
-        return self.due_at is None or self.due_at <= now
+        """Whether it may be handed out. A time that no rule sets was set by a clock that was ahead: it is over."""
+        return self.due_at is None or not now < self.due_at <= now + LONGEST_WAIT
 
 
 @attrs.frozen
@@ -291,7 +297,7 @@ def next_turn(queue: Iterable[Waiting], *, now: datetime) -> Turn:
     bypassing = [each for each in waiting if each.bypasses]
     lease = [each for each in bypassing if each.is_due(now)][:MAX_BYPASSING]
     lease += [each for each in candidates if each.is_due(now)][:1]
-    later = [each.due_at for each in (*bypassing, *candidates) if each.due_at is not None]
+    later = [each.due_at for each in (*bypassing, *candidates) if each.due_at is not None and not each.is_due(now)]
     return Turn(lease, expire, None if lease else min(later, default=None))
 
 
@@ -332,18 +338,53 @@ def judge_order(
     return OrderVerdict.KNOWN
 
 
-def next_order(issued: Order, recorded: Order, *, epoch: int, gen: int) -> Order:
+def noted_at(at: int, recorded_at: int, *, now: datetime) -> int:
+    """
+    When an executor signed its last statement, as it is recorded.
+
+    Args:
+        at: When it says that it signed this one, unix seconds.
+        recorded_at: What is recorded.
+        now: Current time, aware UTC: a clock that was ahead once must not hide for years that something was lost.
+    """
+    return min(max(at, recorded_at), int(unix(now)) + TOLERANCE)
+
+
+def may_hand_out(reported: Order, recorded: Order) -> bool:
+    """
+    Whether a request may be answered with commands, by how far its executor says it has come.
+
+    One that is behind what is recorded was overtaken by a later one, or comes from an executor whose journal was
+    restored, whatever its clock says.
+
+    Args:
+        reported: What the executor signed for this request.
+        recorded: The highest that it ever signed.
+    """
+    return reported >= recorded
+
+
+def next_order(issued: Order, recorded: Order, *, epoch: int, gen: int) -> Order | None:
     """
     The order of the next command to one agent: above everything that was issued to it or that it reported.
+
+    A higher epoch begins anew, as it does for executors: how far a thief of the old key counted does not matter.
 
     Args:
         issued: The highest that was given out.
         recorded: The highest that the executor signed.
         epoch: Of the current trust bundle.
         gen: The server's generation.
+
+    Returns:
+        The order; None when this epoch has no higher one: only the next epoch brings the agent back.
     """
     highest = max(issued, recorded)
-    return Order(epoch, max(gen, highest.gen), highest.seq + 1)
+    if epoch > highest.epoch:
+        return Order(epoch, gen, 1)
+    if highest.seq < MAX_INTEGER:
+        return Order(epoch, max(gen, highest.gen), highest.seq + 1)
+    return Order(epoch, max(gen, highest.gen + 1), 1) if highest.gen < MAX_INTEGER else None
 
 
 class Standing(StrEnum):

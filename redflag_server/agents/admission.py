@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
-from redflag_core.command_queue import OrderVerdict, judge_order
+from redflag_core.command_queue import OrderVerdict, judge_order, noted_at
 from redflag_core.commands import Order
 from redflag_core.enrolment import AgentStatus
 from redflag_core.errors import MachineMismatchError, RedFlagError
@@ -141,7 +141,7 @@ def follow_order(outcome: Outcome, state: ExecutorState, epoch: int) -> None:
         return
     highest = max(reported, recorded)
     outcome.changes.update(epoch=highest.epoch, gen=highest.gen, seq=highest.seq)
-    outcome.changes["order_at"] = max(state.iat, agent.order_at)
+    outcome.changes["order_at"] = noted_at(state.iat, agent.order_at, now=outcome.now)
     if verdict is OrderVerdict.SERVER_BEHIND:
         outcome.changes.update(issued_epoch=reported.epoch, issued_gen=reported.gen, issued_seq=reported.seq)
         message = f"{agent.hostname} has seen higher numbers than this server gave out: it goes on above them."

@@ -16,7 +16,8 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
-from redflag_core.command_queue import takes_commands
+from redflag_core.command_queue import may_hand_out, takes_commands
+from redflag_core.commands import Order
 from redflag_core.enrolment import Access, AgentStatus, allows, next_check_in, next_poll
 from redflag_core.errors import RedFlagError
 from redflag_core.lifecycle import expected_by
@@ -176,6 +177,7 @@ async def _finish(
     """Hand out what is due, and say when to come back."""
     status, agent_id = AgentStatus(outcome.value("status")), request.entry.agent_id
     takes = takes_commands(status, held_epoch=request.state.epoch, epoch=common.epoch)
+    takes = takes and may_hand_out(_order_of(request.state), _recorded(outcome))
     polls = takes and request.hold is not None
     pause = _pause(runtime, polls=polls)
     away = pause + (request.hold or 0.0 if polls else 0.0)
@@ -188,6 +190,14 @@ async def _finish(
         taken = await take_turn(session, runtime, agent_id, common.now)
     answer = _answer_of(request, outcome, common, pause=pause, commands=taken.envelopes)
     return CheckedIn(answer, waits=takes and not taken.envelopes, again=taken.again)
+
+
+def _order_of(state: ExecutorState) -> Order:
+    return Order(state.epoch, state.gen, state.seq)
+
+
+def _recorded(outcome: Outcome) -> Order:
+    return Order(outcome.value("epoch"), outcome.value("gen"), outcome.value("seq"))
 
 
 def _pause(runtime: Runtime, *, polls: bool) -> int:

@@ -82,7 +82,8 @@ async def take_turn(session: AsyncSession, runtime: Runtime, agent_id: UUID, now
     if signer is None:
         return Taken()
     commands = [await session.get_one(Command, each.id, with_for_update=True) for each in turn.lease]
-    return Taken(tuple([await signer.hand_out(command) for command in commands]))
+    handed_out = [await signer.hand_out(command) for command in commands]
+    return Taken(tuple(envelope for envelope in handed_out if envelope is not None))
 
 
 async def expire(session: AsyncSession, command: Command, now: datetime) -> None:
@@ -117,10 +118,13 @@ class _Signer:
         issued = Order(machine.issued_epoch, machine.issued_gen, machine.issued_seq)
         return cls(session, runtime, machine, epoch, gen, now, issued)
 
-    async def hand_out(self, command: Command) -> str:
-        """Sign a command and lease it; the envelope in base64."""
+    async def hand_out(self, command: Command) -> str | None:
+        """Sign a command and lease it; the envelope in base64, None when there is no number left for it."""
         recorded = Order(self.machine.epoch, self.machine.gen, self.machine.seq)
         order = next_order(self.last, recorded, epoch=self.epoch, gen=self.gen)
+        if order is None:
+            await _tell_that_numbers_ended(self.session, self.machine, self.now)
+            return None
         wire = sign_command(
             Orderable(
                 cmd_id=str(command.id),
@@ -230,3 +234,25 @@ async def _tell_that_commands_wait(session: AsyncSession, now: datetime) -> None
         "machine would believe them. Issue a new bundle."
     )
     await record(session, at=now, kind="trust.commands_held", actor=SERVER, message=message)
+
+
+async def _tell_that_numbers_ended(session: AsyncSession, machine: Any, now: datetime) -> None:
+    """Say once a day that a machine cannot be given commands in this epoch: somebody counted its numbers up."""
+    told = select(Event.id).where(
+        Event.kind == "agent.numbers_ended", Event.agent_id == machine.id, Event.at > now - timedelta(days=1)
+    )
+    if (await session.scalars(told.limit(1))).first() is not None:
+        return
+    message = (
+        f"{machine.hostname} has seen the highest number of this epoch, which only a stolen command key explains: "
+        "it gets no commands until a new trust bundle with the next epoch is issued."
+    )
+    await record(
+        session,
+        at=now,
+        kind="agent.numbers_ended",
+        actor=SERVER,
+        message=message,
+        organization_id=machine.organization_id,
+        agent_id=machine.id,
+    )

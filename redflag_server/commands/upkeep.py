@@ -9,10 +9,17 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redflag_core.command_queue import LIVE, CommandEvent, CommandState, is_overdue, may_end_unanswered
+from redflag_core.command_queue import (
+    LIVE,
+    LONGEST_WAIT,
+    CommandEvent,
+    CommandState,
+    is_overdue,
+    may_end_unanswered,
+)
 from redflag_server.commands.changes import Change, change, tell
 from redflag_server.commands.leasing import SERVER, expire
 from redflag_server.commands.tables import Command
@@ -25,9 +32,10 @@ Look = Callable[[AsyncSession, Command, datetime], Awaitable[None]]
 
 
 async def lapse_leases(runtime: Runtime) -> None:
-    """Commands that nobody answered for are waiting again."""
-    lapsed = (Command.state == CommandState.LEASED, Command.leased_until <= runtime.clock.now())
-    await _each(runtime, lapsed, _lapse)
+    """Commands that nobody answered for are waiting again; so are those that a clock that was ahead gave away."""
+    now = runtime.clock.now()
+    over = or_(Command.leased_until <= now, Command.leased_until > now + LONGEST_WAIT)
+    await _each(runtime, (Command.state == CommandState.LEASED, over), _lapse)
 
 
 async def expire_commands(runtime: Runtime) -> None:

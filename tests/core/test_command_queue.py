@@ -33,15 +33,18 @@ from redflag_core.command_queue import (
     keeps_alarm,
     lease_seconds,
     may_end_unanswered,
+    may_hand_out,
     may_release,
     may_retry,
     next_order,
     next_turn,
+    noted_at,
     overdue_after,
     refusal_event,
     retry_delay,
 )
 from redflag_core.commands import BYPASSING, PARAMS, CommandType, Order
+from redflag_core.encoding import MAX_INTEGER
 from redflag_core.errors import IllegalMoveError
 from redflag_core.statements import Outcome
 
@@ -305,6 +308,38 @@ def test_the_next_order_is_above_everything(issued, recorded, reported, gen):
 
     assert order > max(issued, recorded, reported)
     assert order.gen >= gen
+
+
+def test_numbers_that_were_counted_up_are_left_behind_by_generation_and_epoch():
+    """A full count goes on in the next generation; when that is full too, only the next epoch begins anew."""
+    counted = Order(1, 0, MAX_INTEGER)
+    full = Order(1, MAX_INTEGER, MAX_INTEGER)
+
+    assert Order(1, 1, 1) == next_order(counted, Order(), epoch=1, gen=0)
+    assert next_order(Order(1, 0, 5), full, epoch=1, gen=0) is None
+    assert Order(2, 7, 1) == next_order(Order(1, 0, 5), full, epoch=2, gen=7)
+
+
+def test_nothing_is_handed_out_to_an_executor_that_says_less_than_before():
+    """Whatever its clock says: it was overtaken, or its journal was restored."""
+    assert may_hand_out(Order(1, 0, 5), Order(1, 0, 5))
+    assert not may_hand_out(Order(1, 0, 4), Order(1, 0, 5))
+
+
+def test_a_clock_that_was_ahead_hides_a_lost_journal_for_minutes_only():
+    """The time of the last statement is believed up to five minutes ahead of the server's."""
+    now = int(NOW.timestamp())
+
+    assert now + 300 == noted_at(4_000_000_000, now - 9, now=NOW)
+    assert now - 9 == noted_at(now - 60, now - 9, now=NOW)
+
+
+def test_a_wait_that_no_rule_makes_is_over():
+    """A clock that was ahead must not give a command away for years."""
+    ahead = timedelta(days=9_000)
+    for stuck in (leased(1, seconds=ahead.total_seconds()), waiting(1, not_before=NOW + ahead)):
+        assert [1] == numbers(next_turn([stuck], now=NOW).lease)
+    assert [] == numbers(next_turn([leased(1, seconds=LEASE_LONGEST)], now=NOW).lease)
 
 
 @given(orders, orders, st.integers(1, 100), st.integers(1, 100))

@@ -9,7 +9,7 @@ import pytest
 
 from redflag_core.command_queue import LEASE_SECONDS, MAX_BYPASSING
 from redflag_core.commands import COMMAND_SECONDS, CancelParams, CommandType, Order, open_command
-from redflag_core.encoding import b64decode
+from redflag_core.encoding import MAX_INTEGER, b64decode
 from redflag_core.enrolment import AgentStatus
 from redflag_core.keys import SigningKey
 from redflag_core.lifecycle import AgentAction
@@ -465,6 +465,45 @@ async def test_a_request_that_was_overtaken_accuses_nobody(server, machine):
     answer = await machine.sign("/agent/check-in", older).send(server.client)
 
     assert "active" == answer.json()["status"]
+
+
+async def test_an_executor_that_forgot_gets_nothing_though_its_clock_went_back_too(server, machine):
+    """A snapshot of the whole machine brings back its old time: the lower number alone keeps commands away."""
+    await order(server, machine.agent_id, plan("bash"))
+    (wire,) = await machine.fetch(server.client)
+    await machine.deliver(server.client, machine.execute(wire))
+    await machine.check_in(server.client)
+    await order(server, machine.agent_id, plan("dash"))
+    machine.order = Order(1)
+
+    answer = await machine.check_in(
+        server.client, state=machine.state(iat=int(server.clock.now().timestamp()) - 3600)
+    )
+
+    assert ("active", []) == (answer.json()["status"], answer.json()["commands"])
+
+
+async def test_numbers_counted_up_by_a_thief_hold_commands_and_nothing_else(server, machine):
+    """The highest number there is was reported: check-ins go on, commands wait, and an event says why."""
+    machine.order = Order(1, MAX_INTEGER, MAX_INTEGER)
+    await order(server, machine.agent_id)
+
+    for _ in range(2):
+        answer = await machine.check_in(server.client)
+        assert (200, []) == (answer.status_code, answer.json()["commands"])
+    assert 1 == (await server.event_kinds()).count("agent.numbers_ended")
+
+
+async def test_a_lease_given_away_by_a_clock_that_was_ahead_lapses(server, machine):
+    """It would have lasted for years."""
+    made = await order(server, machine.agent_id)
+    await machine.fetch(server.client)
+    async with server.runtime.database.write() as session:
+        (await session.get_one(Command, made)).leased_until = server.clock.now() + timedelta(days=9_000)
+
+    await lapse_leases(server.runtime)
+
+    assert "pending" == await state_of(server, made)
 
 
 async def test_a_token_request_is_judged_like_a_check_in(server, machine):

@@ -41,8 +41,8 @@ MOVES: Mapping[str, Mapping[str, str]] = {
         "unknown": "current available held kept_back phased deferred excluded not_applicable",
     },
     "commands": {
-        "pending": "leased accepted running completed failed interrupted cancelled expired",
-        "leased": "pending accepted running completed failed interrupted cancelled expired",
+        "pending": "leased accepted completed failed interrupted cancelled expired",
+        "leased": "pending accepted completed failed interrupted cancelled expired",
         "accepted": "pending running completed failed interrupted cancelled expired",
         "running": "pending completed failed interrupted cancelled expired",
         "cancelled": "completed failed interrupted",
