@@ -1,22 +1,19 @@
 """What one running server holds: made once at start, handed to services. No module keeps state of its own."""
 
-import asyncio
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from litestar import Request
 
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.passwords import Passwords
+from redflag_server.checkin.room import Room
 from redflag_server.checkin.waiting import Waiting
 from redflag_server.db.engine import Database
 from redflag_server.events.recorder import RefusalRecorder
 from redflag_server.limits import AddressLimits
 from redflag_server.settings import Settings
 from redflag_server.trust.keystore import KeyStore
-
-LARGE_BODIES: Final = 64
-"""Reports and results handled at once: they have up to 16 MiB each, and all of it is in memory."""
 
 
 @attrs.frozen
@@ -36,7 +33,7 @@ class Runtime:
         limits: Coarse limits by address.
         passwords: Hashes and checks passwords.
         waiting: Check-ins that are held open.
-        large_bodies: Taken while a large body is read and handled.
+        large_bodies: Room that is taken while a large body is read and handled.
     """
 
     settings: Settings
@@ -50,7 +47,7 @@ class Runtime:
     limits: AddressLimits
     passwords: Passwords
     waiting: Waiting = attrs.field(factory=Waiting)
-    large_bodies: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(LARGE_BODIES))
+    large_bodies: Room = attrs.field(factory=Room)
 
     def __attrs_post_init__(self) -> None:
         """What is committed for an agent wakes its check-in."""

@@ -1,9 +1,10 @@
 """
 ASGI middleware in front of every agent endpoint: a handler only ever sees a verified request.
 
-Order (cheap and anonymous first, state last): address limit, shape, time, token, signature, key and agent belong
-together; only then is the body read, which is signed through its digest; then the gate of `checkin.claims`. The
-check-in endpoint passes the gate in its own batch. For a registration the key is in the (small) body.
+Order (cheap and anonymous first): address limit, shape, time, token, signature, key and agent belong together;
+then the gate of `checkin.claims`, for which the signed head is enough; only then is room taken and the body read,
+which is signed through its digest. The check-in endpoint has a small body and passes the gate after it, in its own
+batch. For a registration the key is in the (small) body.
 
 A route says what it needs in ``opt["agent"]``, an `AgentRoute`.
 """
@@ -121,18 +122,18 @@ class AgentAuthentication:
         if raw.header(b"content-encoding") not in (None, "identity"):
             raise UnsupportedEncodingError("send the body without a content encoding")
         agent = None if route.access is None else await _verify_agent(runtime, head, route.access, address)
-        async with _room(runtime, route):
+        if agent is not None:
+            # Known from here on: also an event about a refusal at the gate belongs to this agent.
+            scope["state"][_STATE_KEY] = agent
+            if not route.claims_itself:
+                await _pass_gate(runtime, agent.entry)
+        async with _room(runtime, route, agent):
             body = await _read_body(receive, route.max_body)
             whole = head.with_body(body)
             if not body:
                 raise MalformedError("the body is empty: send a JSON object")
             if agent is None:
                 scope["state"][_STATE_KEY] = await _verify_newcomer(runtime, whole, address)
-            else:
-                # Known from here on: also an event about a refusal at the gate belongs to this agent.
-                scope["state"][_STATE_KEY] = agent
-                if not route.claims_itself:
-                    await _pass_gate(runtime, agent.entry)
             await self._app(scope, _replay(body, receive), send)
 
 
@@ -162,9 +163,11 @@ def _charge_address(runtime: Runtime, route: AgentRoute, address: str) -> None:
         runtime.limits.charge("address", address, settings.address_limit)
 
 
-def _room(runtime: Runtime, route: AgentRoute) -> AbstractAsyncContextManager[None]:
+def _room(runtime: Runtime, route: AgentRoute, agent: VerifiedAgent | None) -> AbstractAsyncContextManager[None]:
     """What must be had before a body is read: large ones are in memory until they are handled."""
-    return runtime.large_bodies if route.max_body > MAX_SMALL_BODY else contextlib.nullcontext()
+    if agent is None or route.max_body <= MAX_SMALL_BODY:
+        return contextlib.nullcontext()
+    return runtime.large_bodies.taken_by(agent.entry.agent_id)
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

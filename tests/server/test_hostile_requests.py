@@ -1,6 +1,7 @@
 """What a hostile review found: requests that raced an operator, odd methods, floods, clocks, and bad settings."""
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from redflag_server.agents.operations import act
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import AgentRequest
 from redflag_server.checkin.nonces import purge_nonces
+from redflag_server.checkin.room import LARGE_BODIES, LARGE_BODIES_OF_ONE
 from redflag_server.checkin.service import CheckInRequest, check_in
 from redflag_server.client_errors import tables as errors
 from redflag_server.client_errors.service import MAX_KINDS
@@ -34,7 +36,7 @@ from redflag_server.jobs.service import run_due
 from redflag_server.packages.tables import Package, ScanReport
 from redflag_server.settings import Settings
 from redflag_server.start import open_runtime, prepare_directory
-from tests.helpers.fleet import Machine, failed_scan, full_report, new_id, package
+from tests.helpers.fleet import Machine, Signed, failed_scan, full_report, new_id, package
 from tests.helpers.server import Server, running
 
 OPERATOR = whole_installation("user:test")
@@ -156,14 +158,33 @@ async def test_a_stranger_is_refused_before_its_body_is_read(server: Server):
     """A request whose key is not known costs its head only: sixteen megabytes are not taken from it."""
     stranger = server.machine()
     signed = stranger.sign("/agent/token", b"x" * 1000, with_token=False)
-    read = 0
+
+    assert (401, 0) == await _dribble(server, signed, b"x" * 65_536)
+
+
+async def _dribble(server: Server, signed: Signed, *chunks: bytes, then: asyncio.Event | None = None) -> Any:
+    """
+    Send a request whose body has no end; its status, and how often its body was asked for.
+
+    Args:
+        server: The server.
+        signed: The request; its body is not sent.
+        chunks: Parts of the body.
+        then: Set to close the connection after these parts; without it, they are sent for ever.
+    """
+    parts, sent, read = list(chunks), [], 0
 
     async def receive() -> dict[str, Any]:
         nonlocal read
         read += 1
-        return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
+        if then is not None and not parts:
+            await then.wait()
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": parts.pop() if then else chunks[0], "more_body": True}
 
-    sent: list[dict[str, Any]] = []
+    async def send(message: Any) -> None:
+        sent.append(message)
+
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -179,13 +200,83 @@ async def test_a_stranger_is_refused_before_its_body_is_read(server: Server):
         "server": ("127.0.0.1", 8750),
         "state": {},
     }
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
     await server.app(scope, receive, send)
+    return sent[0]["status"], read
 
-    assert (401, 0) == (sent[0]["status"], read)
+
+async def _until_read(*tasks: asyncio.Task[Any], rounds: int = 500) -> None:
+    """Let requests go as far as they get without more of their bodies."""
+    for _ in range(rounds):
+        await asyncio.sleep(0.001)
+        if all(task.done() for task in tasks):
+            return
+
+
+async def test_a_revoked_agent_takes_no_room_from_others(server: Server):
+    """Sixty-four copies of one signed head: refused unread, and a report of another agent is taken meanwhile."""
+    token = await server.token(seats=2)
+    revoked, other = [await server.machine().enrol(server.client, token) for _ in range(2)]
+    signed = revoked.sign("/agent/reports/apt", full_report([package("bash")]))
+    await act(server.runtime, OPERATOR, UUID(revoked.agent_id), AgentAction.REVOKE, "stolen")
+    hung_up = asyncio.Event()
+    copies = [asyncio.create_task(_dribble(server, signed, b"{", then=hung_up)) for _ in range(LARGE_BODIES)]
+
+    async with asyncio.timeout(30):
+        await _until_read(*copies)
+        answer = await other.report(server.client, full_report([package("bash")]))
+    hung_up.set()
+
+    assert 200 == answer.status_code
+    assert {(403, 0): 1, (401, 0): LARGE_BODIES - 1} == Counter(await asyncio.gather(*copies))
+
+
+async def test_one_agent_has_room_for_two_large_bodies(server: Server):
+    """A third is told to come back, unread; when the others ended, there is room again."""
+    token = await server.token(seats=2)
+    greedy, other = [await server.machine().enrol(server.client, token) for _ in range(2)]
+    hung_up = asyncio.Event()
+
+    def slow() -> asyncio.Task[Any]:
+        signed = greedy.sign("/agent/reports/apt", full_report([package("bash")]))
+        return asyncio.create_task(_dribble(server, signed, b"{", then=hung_up))
+
+    held = [slow() for _ in range(LARGE_BODIES_OF_ONE)]
+    await _until_read(*held, rounds=100)
+    third = await greedy.report(server.client, full_report([package("bash")]))
+    of_another = await other.report(server.client, full_report([package("bash")]))
+    hung_up.set()
+    ended = await asyncio.gather(*held)
+    later = await greedy.report(server.client, full_report([package("bash")]))
+
+    assert (503, "unavailable") == (third.status_code, third.json()["code"])
+    assert third.headers["retry-after"]
+    assert (200, 200) == (of_another.status_code, later.status_code)
+    assert [(400, 2)] * LARGE_BODIES_OF_ONE == ended
+
+
+async def test_a_body_that_does_not_fit_uses_up_the_nonce_of_its_head(server: Server):
+    """The head was genuine, so it is claimed once, and its true body does not come again under it."""
+    machine = await server.agent()
+    signed = machine.sign("/agent/reports/apt", full_report([package("bash")]))
+
+    other = await attrs.evolve(signed, body=b"{}").send(server.client)
+    again = await signed.send(server.client)
+
+    assert ("bad_signature", "replayed") == (other.json()["code"], again.json()["code"])
+    assert [] == await server.rows(Package)
+
+
+@pytest.mark.parametrize("path", ["/agent/reports/apt", "/agent/check-in"])
+async def test_a_request_passes_the_gate_once(tmp_path: Path, path: str):
+    """It is charged once: as many pass as the limit allows."""
+    limit = RateLimitPolicy(count=1, period_seconds=60, burst=4)
+    async with running(tmp_path, agent_limit=limit) as server:
+        machine = await server.agent()
+        server.clock.advance(300)
+        body = full_report([package("bash")]) if "reports" in path else machine.check_in_body()
+        codes = [(await machine.sign(path, body).send(server.client)).status_code for _ in range(5)]
+
+    assert [200, 200, 200, 200, 429] == codes
 
 
 async def test_one_agent_cannot_fill_the_disk_with_errors(server: Server):
