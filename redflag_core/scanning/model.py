@@ -44,6 +44,9 @@ MAX_FACTS_BYTES: Final = 32 * 1024
 """Largest JSON text of all facts together: they are shown on a page and kept with every report."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_MISLEADING = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]")
+"""Besides control characters those that turn text around or cannot be seen: a name must read as what it is."""
+
 _CVE = re.compile(r"CVE-\d{4}-\d{4,19}")
 _SCANNER = re.compile("[a-z][a-z0-9_]{0,31}")
 
@@ -111,9 +114,10 @@ def clean_text(text: str, *, max_len: int) -> str:
         max_len: Longest result, in characters.
 
     Returns:
-        The text with each control character, line separator and lone surrogate as U+FFFD, cut with an ellipsis.
+        The text with each control character, line separator, lone surrogate and character that would turn text
+        around or hide in it as U+FFFD, cut with an ellipsis.
     """
-    clean = _CONTROL.sub("\ufffd", text[: max_len + 1])
+    clean = _MISLEADING.sub("\ufffd", text[: max_len + 1])
     return clean if len(clean) <= max_len else clean[: max_len - 1] + "…"
 
 

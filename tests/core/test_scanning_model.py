@@ -231,3 +231,10 @@ def test_the_same_name_on_two_architectures_is_two_packages():
     foreign = Package(name="openssl", arch="i386", state=PackageState.CURRENT)
 
     assert {OPENSSL.key: OPENSSL, foreign.key: foreign} == index_packages((OPENSSL, foreign))
+
+
+@pytest.mark.parametrize("character", ["\u202e", "\u2066", "\u200b", "\ufeff", "\u2060"])
+def test_clean_text_reads_as_what_it_is(character):
+    """Nothing turns the text around or hides in it; joiners that scripts and emoji need stay."""
+    assert "lib\ufffdssl" == clean_text(f"lib{character}ssl", max_len=20)
+    assert "नी\u200d \U0001f469\u200d\U0001f680" == clean_text("नी\u200d \U0001f469\u200d\U0001f680", max_len=20)

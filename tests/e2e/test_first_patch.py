@@ -232,14 +232,18 @@ def test_a_removal_is_refused_by_the_machine(operator: Operator, tmp_path: Path,
 
 
 @pytest.fixture
-def gate(apt_bed: AptBed) -> Path:
+def gate(apt_bed: AptBed) -> Iterator[Path]:
     """A package whose installation waits until somebody opens a gate, and counts how often it was run."""
     folder = apt_bed.directory / "gate"
     folder.mkdir()
     os.mkfifo(folder / "open")
     script = f"echo started >> {folder}/starts\nread line < {folder}/open\n"
     apt_bed.publish(Deb("rf-uptodate", V2, postinst=script))
-    return folder
+    yield folder
+    # A test that failed must not leave anybody waiting.
+    opened = os.open(folder / "open", os.O_RDWR | os.O_NONBLOCK)
+    os.write(opened, b"go\n")
+    os.close(opened)
 
 
 def test_killed_during_the_installation_it_is_started_once_and_the_truth_is_told(
