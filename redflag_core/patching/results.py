@@ -22,6 +22,9 @@ HARMLESS: Final = frozenset({"plan_drifted", "start_by_passed", "cancelled", "no
 """Codes that say that nothing was started, and that the packages are not to blame. What else fails is shown."""
 
 _GIVEN_UP: Final = frozenset({CommandState.CANCELLED, CommandState.EXPIRED})
+_NOTHING: Final = "nothing_to_do"
+"""Code of a plan whose packages are all held or stale: each says so itself."""
+
 _SILENT: Final = "the machine did not say what became of it"
 
 
@@ -100,7 +103,7 @@ def after_planning(targets: Sequence[PackageTarget], ended: Ended, *, manager: s
     result = ended.result
     if ended.is_harmless or ended.state is CommandState.INTERRUPTED:  # a plan that was cut off changed nothing
         return _all(targets, Move.PLAN_DROPPED, PlanState.DROPPED, ended.code, ended.detail)
-    if result is None or ended.state is not CommandState.COMPLETED:
+    if result is None or not (ended.state is CommandState.COMPLETED or ended.code == _NOTHING):
         return _all(targets, Move.PLAN_FAILED, PlanState.FAILED, ended.code, ended.detail or _SILENT)
     if not _answers(result, targets, manager):
         text = "the machine's answer is about other packages than were asked for: look at its agent"

@@ -153,6 +153,22 @@ def test_a_plan_of_nothing_is_dropped():
     assert ending.detail
 
 
+def test_a_machine_that_has_nothing_to_do_says_why_of_each_package():
+    """All held or replaced by newer versions: no package has failed, and the approval of the stale ones stays."""
+    end = ended(
+        Outcome.FAILED,
+        said(A, PackageOutcome.HELD),
+        said(B, PackageOutcome.STALE, "2.0 by now"),
+        code="nothing_to_do",
+        detail="nothing of this can be changed now",
+    )
+
+    ending = planned(end)
+
+    assert (PlanState.DROPPED, {"a": Move.PLAN_HELD, "b": Move.PLAN_DROPPED}) == (ending.plan, moves(ending))
+    assert "2.0 by now" == ending.fates[B.key].reason
+
+
 @pytest.mark.parametrize(
     "end",
     [
