@@ -12,7 +12,15 @@ from typing import Final
 
 import attrs
 
-from redflag_agent.scanners.apt_output import Installed, Planned, Simulation, VersionTable, is_name, parse_sizes
+from redflag_agent.scanners.apt_output import (
+    Installed,
+    Offer,
+    Planned,
+    Simulation,
+    VersionTable,
+    is_name,
+    parse_sizes,
+)
 from redflag_core.errors import MalformedError, ScanError
 from redflag_core.patching import Change, PackageTarget, Transaction, check_name
 from redflag_core.patching.plan import MAX_CHANGES
@@ -100,10 +108,26 @@ def _why_stale(target: PackageTarget, package: Installed, table: VersionTable | 
     offer = None if table is None else table.find(wanted)
     if table is None or offer is None:
         return f"version {wanted} is not in the repositories of this machine"
+    if offer.priority < 0:
+        return _unwanted(wanted)
+    return None if wanted in (table.candidate, _available(table)) else _why_not_chosen(wanted, offer, table)
+
+
+def _available(table: VersionTable) -> str:
+    """The version that the scanner reports: the candidate, or what only phasing keeps from being it."""
+    best = table.best()
+    return table.candidate if best is None else best.version
+
+
+def _why_not_chosen(wanted: str, offer: Offer, table: VersionTable) -> str:
     candidate = table.find(table.candidate)
-    if offer.priority < max(0, 0 if candidate is None else candidate.priority):
-        return f"the preferences of apt on this machine do not want version {wanted}"
-    return None
+    if candidate is not None and offer.priority < candidate.priority:
+        return _unwanted(wanted)
+    return f"the version to install is {_available(table)} by now, not {wanted}: scan it again"
+
+
+def _unwanted(version: str) -> str:
+    return f"the preferences of apt on this machine do not want version {version}"
 
 
 def is_version(text: str) -> bool:

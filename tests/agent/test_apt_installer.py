@@ -210,6 +210,13 @@ async def test_a_plan_is_what_apt_says_it_would_do(shared_apt_bed):
         (target("rf-normal", installed="0.9-1"), "stale", V1, "version 1.0-1 is installed, not 0.9-1"),
         (target("rf-normal", V1), "stale", V1, "this version is installed already"),
         (target("rf-normal", "9.9"), "stale", V1, "version 9.9 is not in the repositories of this machine"),
+        (
+            target("rf-normal", "1.5-1"),
+            "stale",
+            V1,
+            f"the version to install is {V2} by now, not 1.5-1: scan it again",
+        ),
+        (target("rf-phased"), "planned", V1, None),
     ],
 )
 async def test_a_target_that_cannot_be_changed_says_why(shared_apt_bed, order, outcome, version, reason):
@@ -268,6 +275,7 @@ async def test_a_removal_is_seen_and_beyond_routine(shared_apt_bed):
 async def test_a_downgrade_is_seen_and_beyond_routine(apt_bed):
     """An older version is called a downgrade, by the order of dpkg and not of text."""
     apt_bed.publish(Deb("rf-local", "1:0.1-1", suite="stable"), Deb("rf-uptodate", "1.0~rc1-1"))
+    prefer(apt_bed, "rf-uptodate", "1.0~rc1-1")
 
     found = await transaction(apt_bed, target("rf-uptodate", "1.0~rc1-1"), target("rf-local", "1:0.1-1"))
 
@@ -632,11 +640,15 @@ async def test_the_exact_version_is_installed_though_a_newer_one_came_meanwhile(
     )
 
 
-async def test_an_older_one_of_two_updates_can_be_ordered(apt_bed, tmp_path):
-    """A plan of yesterday's version is made and carried out today."""
-    (ran,) = run(await steps(apt_bed, target("rf-normal", "1.5-1")), tmp_path)
+async def test_an_older_one_of_two_updates_is_not_planned(apt_bed):
+    """A server cannot keep a machine on a version that its repositories have replaced: it has to plan again."""
+    apt_bed.publish(Deb("rf-local", "3.0-1"))
 
-    assert (0, "1.5-1") == (ran.status, installed(apt_bed)["rf-normal:all"])
+    planned = await plan(apt_bed, target("rf-local"))
+
+    (result,) = planned.packages
+    reason = f"the version to install is 3.0-1 by now, not {V2}: scan it again"
+    assert (None, "stale", reason) == (planned.transaction, result.outcome, result.reason)
 
 
 async def test_a_foreign_package_is_installed_in_its_architecture(tmp_path):
@@ -837,6 +849,12 @@ async def test_hooks_of_apt_are_told_to_keep_still(apt_bed, tmp_path):
     assert expected.items() <= env.items()
 
 
+def prefer(bed: AptBed, name: str, version: str) -> None:
+    """Let the owner's preferences ask for a version, even an older one."""
+    pin = f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n"
+    (bed.root / "etc/apt/preferences.d/pin").write_text(pin)
+
+
 def held(transaction: Transaction) -> Transaction:
     """The transaction, of a package that the owner holds."""
     (change,) = transaction.changes
@@ -847,6 +865,7 @@ def held(transaction: Transaction) -> Transaction:
 async def test_there_are_no_steps_beyond_routine(apt_bed):
     """Removals, downgrades, held and unauthenticated packages: no command line is even made for them."""
     apt_bed.publish(Deb("rf-uptodate", "0.9-1"))
+    prefer(apt_bed, "rf-uptodate", "0.9-1")
     installer = installer_of(apt_bed)
     beyond = {
         "removal": await transaction(apt_bed, target("rf-keptback")),

@@ -140,6 +140,19 @@ async def test_a_package_that_somebody_else_changed_is_drift(tmp_path, bed):
         assert "1.5-1 install ok installed" == installed(bed, "rf-normal")
 
 
+async def test_a_newer_candidate_is_drift(tmp_path, bed):
+    """What the machine's repositories have replaced is not installed any more: it has to be planned again."""
+    with opened(tmp_path, bed) as desk:
+        what = await planned(desk, target("rf-normal"))
+        bed.publish(Deb("rf-normal", "3.0-1"))
+        result = await desk.carry_out(what)
+
+        assert (Outcome.FAILED, "plan_drifted", None) == (result.outcome, result.code, result.started_at)
+        assert [PackageOutcome.STALE] == [each.outcome for each in result.packages]
+        assert "3.0-1" in result.packages[0].reason
+        assert f"{V1} install ok installed" == installed(bed, "rf-normal")
+
+
 async def test_another_package_manager_is_waited_for(tmp_path, bed):
     """The locks of apt and dpkg are looked at, and never taken."""
     with opened(tmp_path, bed) as desk:
