@@ -10,6 +10,7 @@ is closed, and a newer version that appeared meanwhile is shown.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import product
 from typing import Final
@@ -67,6 +68,29 @@ DECISIONS: Final[Mapping[Decision, Move]] = {
     Decision.REOPEN: Move.REOPEN,
 }
 """The move that each decision is."""
+
+LONGEST_DECISION: Final = timedelta(days=5 * 366)
+"""Longest time for which something is put off or excluded with an end: beyond, say that there is none."""
+
+
+def why_not_until(decision: Decision, until: datetime | None, now: datetime) -> str | None:
+    """
+    Why a decision cannot end at a time, for people; None when it can.
+
+    Args:
+        decision: What is decided.
+        until: When it is to end, aware; None for without an end.
+        now: Current time, aware.
+    """
+    if decision is Decision.DEFER and until is None:
+        return "until is missing: say until when it is deferred"
+    if until is None:
+        return None
+    if decision not in (Decision.DEFER, Decision.EXCLUDE):
+        return f"until has no meaning for {decision}: leave it out"
+    if not now < until <= now + LONGEST_DECISION:
+        return "until is not within the next five years: say a time to come"
+    return None
 
 
 @attrs.frozen(kw_only=True)

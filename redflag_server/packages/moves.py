@@ -116,6 +116,8 @@ class PackageMoves:
     async def store(self) -> None:
         """Write what was changed, and the events."""
         await self.session.flush()
+        if not self._events:
+            return
         agents = {package.agent_id for package, *_ in self._events}
         query = select(Agent.id, Agent.hostname).where(Agent.id.in_(agents))
         names = {row.id: row.hostname for row in await self.session.execute(query)}

@@ -7,7 +7,7 @@ and each package gets an event of its own.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.errors import IllegalMoveError
 from redflag_core.patching import DECISIONS, MOVES, Decision, Move, Sighting
-from redflag_core.patching.states import UNDECIDED
+from redflag_core.patching.states import UNDECIDED, why_not_until
 from redflag_core.scanning import PackageState
 from redflag_server.agents.tables import Agent
 from redflag_server.db.scope import Scope
@@ -29,9 +29,6 @@ from redflag_server.plans.changes import DECIDED, drop, open_plans
 from redflag_server.plans.schema import MAX_AT_ONCE, BulkOutcome, DecidedPackage, DecisionOutcome
 from redflag_server.problems import ConflictError, InvalidRequestError, NotFoundError
 from redflag_server.runtime import Runtime
-
-LONGEST: Final = timedelta(days=5 * 366)
-"""Longest time for which something is put off or excluded with an end: beyond, say that there is none."""
 
 ENDS_AT_ONCE: Final = 500
 """Decisions whose time is over that end in one transaction: others write in between."""
@@ -79,12 +76,9 @@ def make_verdict(decision: Decision, reason: str, until: datetime | None, now: d
     Raises:
         InvalidRequestError: *until* is missing, has no meaning here, or is not in the time to come.
     """
-    if decision is Decision.DEFER and until is None:
-        raise InvalidRequestError("until is missing: say until when it is deferred")
-    if decision not in (Decision.DEFER, Decision.EXCLUDE) and until is not None:
-        raise InvalidRequestError(f"until has no meaning for {decision}: leave it out")
-    if until is not None and not now < until <= now + LONGEST:
-        raise InvalidRequestError("until is not within the next five years: say a time to come")
+    mistake = why_not_until(decision, until, now)
+    if mistake is not None:
+        raise InvalidRequestError(mistake)
     return Verdict(decision, reason, until)
 
 

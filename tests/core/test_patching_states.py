@@ -1,5 +1,6 @@
 """The table of moves: all that can happen is in it, no decision is lost, and refusals say what to do."""
 
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
@@ -7,8 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redflag_core.errors import IllegalMoveError
-from redflag_core.patching import ALLOWED, DECIDABLE, MOVES, Move, PlanState, Sighting, can, move, plan_states
-from redflag_core.patching.states import ADVICE, UNDECIDED
+from redflag_core.patching import (
+    ALLOWED,
+    DECIDABLE,
+    MOVES,
+    Decision,
+    Move,
+    PlanState,
+    Sighting,
+    can,
+    move,
+    plan_states,
+)
+from redflag_core.patching.states import ADVICE, LONGEST_DECISION, UNDECIDED, why_not_until
 from redflag_core.scanning import PENDING_STATES, SCANNED_STATES, PackageState, fold
 from redflag_core.scanning.states import RUNNING
 
@@ -190,6 +202,29 @@ def test_a_plan_with_extra_changes_is_not_approved_past_its_confirmation():
 def test_what_is_reopened_is_what_scans_see(state: PackageState, seen: Sighting):
     """Taking a decision back never makes a package look better than it is known to be."""
     assert scanned(None if seen.present else S.NOT_APPLICABLE, seen) is move(state, Move.REOPEN, seen)
+
+
+NOW = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
+SOON, LAST = NOW + timedelta(microseconds=1), NOW + LONGEST_DECISION
+
+
+@pytest.mark.parametrize("decision", Decision)
+@pytest.mark.parametrize(
+    "until, in_time",
+    [
+        (SOON, True),
+        (LAST, True),
+        (NOW, False),
+        (NOW - timedelta(days=1), False),
+        (LAST + timedelta(seconds=1), False),
+    ],
+)
+def test_only_what_can_end_ends_and_in_the_time_to_come(decision: Decision, until: datetime, in_time: bool):
+    """Deferrals and exclusions have an end that is after now and not beyond five years; others have none."""
+    can_end = decision in (Decision.DEFER, Decision.EXCLUDE)
+
+    assert (can_end and in_time) is (why_not_until(decision, until, NOW) is None)
+    assert (decision is Decision.DEFER) is (why_not_until(decision, None, NOW) is not None)
 
 
 # --- what was seen while something ran ---
