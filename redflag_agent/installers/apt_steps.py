@@ -11,9 +11,10 @@ from typing import Final
 from redflag_agent import process
 from redflag_agent.installers.model import Step
 
-LOCK_SECONDS: Final = 600
-"""Seconds that apt waits for another package manager: most of its runs are shorter. apt gives up then, and nothing
-was changed."""
+LOCK_SECONDS: Final = 3
+"""Seconds that apt waits for another package manager: they bridge the moment between our look at the locks and
+apt's own. Longer, apt would start a change after the time by which it had to be started. apt gives up then, and
+nothing was changed."""
 
 KEEP_CONFFILES: Final = ("--force-confdef", "--force-confold")
 """For dpkg: take a new conffile only where nobody changed the old one, and never ask."""

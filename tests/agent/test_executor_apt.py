@@ -168,6 +168,28 @@ async def test_another_package_manager_is_waited_for(tmp_path, bed):
         assert Outcome.COMPLETED == desk.results()[what.cmd_id].outcome
 
 
+class Hasty(AptInstaller):
+    """It looks at the locks a moment before somebody takes them."""
+
+    async def is_locked(self):
+        """Free, just now."""
+        return False
+
+
+async def test_apt_does_not_wait_long_for_one_that_began_after_the_look(tmp_path, bed):
+    """The time to start was judged before: apt gives up soon, and that nothing was changed is told."""
+    with bench(tmp_path, installers=[Hasty(path_prefix=bed.bin)]) as desk:
+        what = await planned(desk, target("rf-normal"))
+        with child(sys.executable, "-c", HOLD_LOCK, str(bed.admindir / "lock-frontend")) as other:
+            other.until("locked")
+            result = await desk.carry_out(what)
+
+        assert (Outcome.FAILED, "install_failed", 100) == (result.outcome, result.code, result.exit_status)
+        assert [(PackageOutcome.UNCHANGED, V1)] == [(each.outcome, each.installed) for each in result.packages]
+        assert "Could not get lock" in result.output
+        assert f"{V1} install ok installed" == installed(bed, "rf-normal")
+
+
 async def test_an_executor_killed_while_dpkg_works_tells_its_end_after_the_next_start(tmp_path, bed, monkeypatch):
     """Dpkg is not ended, not started again, and its end is told."""
     gate = bed.directory / "gate"
