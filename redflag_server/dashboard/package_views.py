@@ -7,6 +7,7 @@ from uuid import UUID
 import attrs
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
 from redflag_core.patching import DECISIONS, Decision, can
 from redflag_core.scanning import PackageState
@@ -65,7 +66,7 @@ class PackagePage:
     Attributes:
         package: The package.
         hostname: Its machine.
-        plan: The open plan that it belongs to, or None.
+        plan: The plan that it waits for or that changed it last, without what that would change; or None.
     """
 
     package: SeenPackage
@@ -123,6 +124,7 @@ async def see_package(session: AsyncSession, visible: Scope, agent_id: UUID, pac
         .join(Agent, Agent.id == Package.agent_id)
         .outerjoin(Plan, Plan.id == Package.plan_id)
         .where(Package.id == package_id, Package.agent_id == agent_id)
+        .options(defer(Plan.targets), defer(Plan.transaction), defer(Plan.outcomes))
     )
     row = (await session.execute(query)).one_or_none()
     if row is None:

@@ -20,11 +20,13 @@ from redflag_server.dashboard.pages import (
     read_form,
     whole_or_part,
 )
-from redflag_server.dashboard.plan_views import see_plan, see_plans
+from redflag_server.dashboard.plan_views import LISTED, see_plan
 from redflag_server.dashboard.rendering import redirect, render
+from redflag_server.db.pages import PageOf
 from redflag_server.db.scope import Scope
 from redflag_server.injection import Injected
 from redflag_server.operators import MAX_FILTER, Cursor
+from redflag_server.plans.listing import PlanFilter, list_plans
 from redflag_server.plans.service import confirm_plan, discard_plan, install_plan
 from redflag_server.problems import NotFoundError
 from redflag_server.runtime import Runtime
@@ -50,7 +52,10 @@ class PlanPageController(PageController):
         """All plans."""
         wanted = one_of(PlanState, "state", chosen)
         async with runtime.database.read() as session:
-            page = await see_plans(session, visible, wanted, cursor)
+            states = () if wanted is None else (wanted,)
+            page = await list_plans(
+                session, visible, PlanFilter(states=states), PageOf(cursor, LISTED, newest_first=True)
+            )
         context = {"page": page, "state": wanted, "is_first": cursor is None, "url": own_url(request)}
         return render(request, whole_or_part(request, "plans"), context)
 

@@ -7,7 +7,6 @@ from uuid import UUID
 import attrs
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import defer
 
 from redflag_core.commands import CommandType
 from redflag_core.encoding import b64encode
@@ -17,20 +16,17 @@ from redflag_server.agents.tables import Agent
 from redflag_server.commands.tables import Command, CommandStatement
 from redflag_server.dashboard.command_views import SeenCommand, see_statements, seen_command
 from redflag_server.dashboard.words import CHANGE_KINDS
-from redflag_server.db.pages import PageOf, fetch_page
+from redflag_server.db.pages import PageOf
 from redflag_server.db.scope import Scope
-from redflag_server.plans.listing import get_plan
-from redflag_server.plans.schema import PlanDetail, PlannedChange
+from redflag_server.plans.listing import PlanFilter, get_plan, list_plans
+from redflag_server.plans.schema import PlanDetail, PlanItem, PlannedChange
 from redflag_server.plans.tables import Plan
 
 SHOWN: Final = 20
 """Open plans on a machine's page, and commands of one plan."""
 
 LISTED: Final = 50
-"""Plans on a page of plans."""
-
-_BULKY: Final = (defer(Plan.transaction), defer(Plan.outcomes))
-"""What a list does not show: a transaction has up to half a megabyte."""
+"""Plans on a page of plans. A state that is rare is looked for through all of them."""
 
 
 @attrs.frozen
@@ -89,41 +85,16 @@ class SeenPlan:
         return [name for name, offered in wanted.items() if offered]
 
 
-@attrs.frozen
-class PlanList:
-    """
-    One page of plans, newest first.
-
-    Attributes:
-        plans: Each with the name of its machine.
-        next: Cursor of the next page, or None.
-    """
-
-    plans: Sequence[tuple[Plan, str]]
-    next: str | None
-
-
 async def count_plans(session: AsyncSession, visible: Scope) -> Mapping[str, int]:
     """Number of open plans in each state; goes through the index of all plans."""
     query = visible.select(Plan, Plan.state, func.count()).where(Plan.state.in_(OPEN)).group_by(Plan.state)
     return dict((await session.execute(query)).tuples().all())
 
 
-async def see_plans(
-    session: AsyncSession, visible: Scope, state: PlanState | None, cursor: str | None
-) -> PlanList:
-    """One page of plans; read backwards until the page is full, so a rare state costs more."""
-    query = visible.select(Plan, Plan, Agent.hostname).join(Agent, Agent.id == Plan.agent_id).options(*_BULKY)
-    if state is not None:
-        query = query.where(Plan.state == state)
-    rows, following = await fetch_page(session, query, Plan, PageOf(cursor, LISTED, newest_first=True))
-    return PlanList([(plan, hostname) for plan, hostname in rows], following)
-
-
-async def see_open_plans(session: AsyncSession, visible: Scope, agent_id: UUID) -> Sequence[Plan]:
+async def see_open_plans(session: AsyncSession, visible: Scope, agent_id: UUID) -> Sequence[PlanItem]:
     """The first `SHOWN` open plans of a machine, newest first; by index."""
-    query = visible.select(Plan).where(Plan.agent_id == agent_id, Plan.state.in_(OPEN)).options(*_BULKY)
-    return (await session.scalars(query.order_by(Plan.id.desc()).limit(SHOWN))).all()
+    wanted = PlanFilter(agent_id, sorted(OPEN))
+    return (await list_plans(session, visible, wanted, PageOf(limit=SHOWN, newest_first=True))).items
 
 
 async def see_plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> SeenPlan:

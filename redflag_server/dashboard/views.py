@@ -27,7 +27,7 @@ from redflag_server.db.scope import Scope
 from redflag_server.events.listing import EventFilter, list_events
 from redflag_server.events.schema import EventItem
 from redflag_server.packages.tables import Package
-from redflag_server.plans.tables import Plan
+from redflag_server.plans.schema import PlanItem
 
 MACHINES: Final = 100
 """Machines on one page."""
@@ -128,7 +128,7 @@ class Machine:
     shows_current: bool
     events: Sequence[EventItem]
     system: SystemView
-    plans: Sequence[Plan]
+    plans: Sequence[PlanItem]
     commands: Sequence[SeenCommand]
     plannable: int
 

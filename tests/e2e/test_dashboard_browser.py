@@ -185,9 +185,13 @@ async def test_what_is_being_typed_is_left_alone(site, browser):
         await page.fill("#hostname", "half a na")
         await page.focus("a.name >> nth=0")
         await add_machine(site.runtime, await first_place(site.runtime), "the-new-one")
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
 
         await page.clock.run_for(31_000)
+        await expect(page.locator("#freshness")).to_contain_text("Not refreshed while you choose or type")
 
+        assert [] == asked
         assert "half a na" == await page.input_value("#hostname")
 
 

@@ -2,7 +2,6 @@
 
 import re
 from datetime import timedelta
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -29,30 +28,11 @@ from tests.helpers.operators import (
     make_user,
     sign_in,
 )
+from tests.helpers.pages import Text
 from tests.helpers.server import running
 
 HOSTILE = "<script>alert('1')</script>\"'&{{7*7}}</td>\u202e"
 CSS = Path(rendering.FOLDER / "static" / "redflag.css").read_text("utf-8")
-
-
-class Text(HTMLParser):
-    """The text of a page, and its start tags."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 @pytest.fixture
