@@ -146,6 +146,14 @@ class Run:
         except (KeyError, TypeError, ValueError):
             return None
 
+    def steps(self) -> tuple[Step, ...]:
+        """What it was to do; nothing when that cannot be read."""
+        spec = _read_json(self.path / run_once.SPEC)
+        try:
+            return tuple(Step(**{**step, "argv": tuple(step["argv"])}) for step in spec["steps"])
+        except (KeyError, TypeError):
+            return ()
+
     def doing(self) -> str:
         """Name of the step that runs, or ran last."""
         spec, current = _read_json(self.path / run_once.SPEC), _read_json(self.path / run_once.CURRENT)

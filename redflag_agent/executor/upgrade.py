@@ -276,7 +276,7 @@ class Upgrader:
             await self.sleep(LOCK_POLL)
 
     async def _repair(self, entry: Entry, params: UpgradeParams, installer: Installer) -> Run | None:
-        """Finish what an interruption left half done; the repair that came to its end, None when none did."""
+        """Finish what an interruption left half done or out of order; the repair that came to its end, or None."""
         number = entry.repairs
         while True:
             if number > 0:
@@ -285,10 +285,18 @@ class Upgrader:
                 if run.ended() is not None:
                     return run
             await self._until_unlocked(entry, installer)
-            if number >= MAX_REPAIRS or not (await installer.look(params.packages)).damaged:
+            steps = await self._repair_steps(entry, params, installer)
+            if number >= MAX_REPAIRS or not steps:
                 return None
             number += 1
-            self._start_repair(entry, number, await installer.repair_steps())
+            self._start_repair(entry, number, steps)
+
+    async def _repair_steps(self, entry: Entry, params: UpgradeParams, installer: Installer) -> Sequence[Step]:
+        """The package manager's repair where there is damage, and what was to be run whatever came before it."""
+        damaged = (await installer.look(params.packages)).damaged
+        repair = await installer.repair_steps() if damaged else ()
+        run = self.runs.run(entry.cmd_id)
+        return (*repair, *(step for step in run.steps() if step.always and run.was_begun()))
 
     def _start_repair(self, entry: Entry, number: int, steps: Sequence[Step]) -> None:
         run = self.runs.repair(entry.cmd_id, number)
@@ -312,7 +320,7 @@ class Upgrader:
             output=clean_output(tail[-TAIL_BYTES:]),
             output_bytes=printed.size,
             transaction=codec.parse(Transaction, change, max_bytes=len(change)),
-            repaired=repair is not None,
+            repaired=repair is not None and not all(step.always for step in repair.steps()),
         )
 
 

@@ -234,11 +234,33 @@ async def test_a_dpkg_that_was_cut_off_is_repaired_and_told_as_interrupted(tmp_p
         assert f"{V2} install ok installed" == installed(bed, GATED)
 
 
-async def start_and_kill(path, bed, monkeypatch):
+@pytest.mark.parametrize("all_of_it", [True, False], ids=["apt too", "runner only"])
+async def test_automatic_packages_stay_so_over_an_interruption(tmp_path, bed, monkeypatch, all_of_it):
+    """The step that puts the marks in order is made up for, whether or not something is damaged."""
+    gate = bed.directory / "gate"
+    gate.touch()
+    bed.run("apt-mark", "auto", GATED)
+    issuer, what = await start_and_kill(tmp_path, bed, monkeypatch, "rf-newdep")
+    runner = runner_of(tmp_path, what.cmd_id)
+    for pid in session(runner) if all_of_it else [runner]:
+        os.kill(pid, signal.SIGKILL)
+    gate.unlink()
+    wait_for(lambda: not session(runner))
+    with opened(tmp_path, bed, issuer) as desk:
+        await desk.work_off()
+
+        result = desk.results()[what.cmd_id]
+        assert (Outcome.INTERRUPTED, all_of_it) == (result.outcome, result.repaired)
+        assert {PackageOutcome.INSTALLED} == {each.outcome for each in result.packages}
+    assert {GATED, "rf-dep-new"} <= set(bed.run("apt-mark", "showauto").stdout.split())
+    assert "rf-newdep" in bed.run("apt-mark", "showmanual").stdout.split()
+
+
+async def start_and_kill(path, bed, monkeypatch, *others):
     """An executor that is killed while dpkg configures the package that waits."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     with opened(path, bed) as desk:
-        what = await planned(desk, target(GATED))
+        what = await planned(desk, target(GATED), *map(target, others))
         wire = path / "wire"
         wire.write_bytes(desk.issuer.sign(what, desk.recipient))
     with child(*RUN, str(path), str(wire), environment={"APT_BIN": str(bed.bin)}) as process:
