@@ -436,7 +436,7 @@ async def test_each_decision_fits_some_statuses(server, place, key):
     """Approve is for those who wait, release for the quarantined, revoke for all; the rest is a conflict."""
     done = {AgentStatus.ACTIVE}
     fits = {
-        "approve": {AgentStatus.PENDING, AgentStatus.HARDWARE_CHANGED, AgentStatus.RENEWAL_PENDING} | done,
+        "approve": set(AgentStatus) - {AgentStatus.QUARANTINED, AgentStatus.REVOKED},
         "release": {AgentStatus.QUARANTINED} | done,
         "revoke": set(AgentStatus),
     }

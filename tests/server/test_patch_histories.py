@@ -1,6 +1,7 @@
 """Any history of scans, decisions, plans, results, reboots and time: no error, and nothing contradicts."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -90,9 +91,8 @@ class History:
         """Somebody decides something, if there is such a package."""
         name, decision = what
         rows = await self.ward.server.rows(Package, Package.name == name, Package.agent_id == self._agent)
-        until = (
-            {"until": self.ward.server.clock.now().replace(year=2027).isoformat()} if decision == "defer" else {}
-        )
+        end = (self.ward.server.clock.now() + timedelta(days=30)).isoformat()
+        until = {"until": end} if decision == "defer" else {}
         for row in rows:
             await self._post(f"packages/{row.id}/{decision}", **until)
 

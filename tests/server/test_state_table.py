@@ -234,6 +234,8 @@ def _nothing_lost(before: dict[str, Any], after: dict[str, Any]) -> None:
     for name, old in before.items():
         new = after[name]
         assert old["primary"] == new["primary"], name
+        changed = {("ck_agents_status", text) for name, text in old["checks"] if name == "ck_agents_status"}
+        assert set(old["checks"]) - changed <= set(new["checks"]), name
         assert {check[0] for check in old["checks"]} == {check[0] for check in new["checks"]}, name
         for what in ("columns", "foreign", "unique", "indexes"):
             assert set(old[what]) <= set(new[what]), (name, what)
