@@ -3,7 +3,8 @@ What executors say about commands: verified, recorded once exactly as signed, an
 
 A statement is proof, so it is kept whatever it says; what follows from it is the core's table. What cannot be true
 here (of a command that this server does not know, about another order than it signed) changes nothing and is an
-alarm. Alarms and statements without a command are bounded: an executor can sign as many as it likes.
+alarm. An executor can sign as much as it likes, so alarms are bounded, and so is what is kept: in number and in
+bytes. The statement by which a command ends is always kept.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from redflag_core import codec
 from redflag_core.command_queue import (
+    ENDED,
     EVENTS,
     OUTCOME_EVENTS,
     UNACCEPTED,
@@ -55,8 +57,17 @@ from redflag_server.trust.tables import ServerState
 MAX_STATEMENTS: Final = 400
 """Statements kept about one command: one that is refused for now every hour of its week has about 180."""
 
+MAX_RESULTS: Final = 6
+"""Results kept about one command: the true one, and a handful that contradict it, for whoever looks into that."""
+
+MAX_COMMAND_BYTES: Final = 4 * 1024 * 1024
+"""Kept about one command, beside what ends it: 400 refusals need a sixth, the rest is for large results."""
+
 MAX_STRAY: Final = 200
 """Statements kept of one agent about commands that are not known here: a day's worth after a restore."""
+
+MAX_STRAY_BYTES: Final = 4 * 1024 * 1024
+"""The same in bytes: 200 have 20 KiB each, which is what most results need."""
 
 _KINDS: Final[Mapping[type[Statement], str]] = {
     CommandAccepted: "accepted",
@@ -132,14 +143,19 @@ class _Arrival:
             raise WrongRecipientError("the statement is about a command of another agent")
 
     async def is_first(self, wire: bytes) -> bool:
-        """Keep the envelope; whether it was not known. Beyond the bound it is followed, but not kept."""
+        """Keep the envelope; whether it was not known. Beyond the bounds it is followed, but not kept."""
         digest = statement_digest(wire)
         known = select(CommandStatement.id).where(
             CommandStatement.agent_id == self.agent.id, CommandStatement.digest == digest
         )
         if (await self.session.scalars(known)).first() is not None:
             return False
-        if await self._is_full():
+        if not (self._ends() or await self._fits(len(wire))):
+            await self._alarm(
+                "dropped",
+                kind="command.statements_dropped",
+                message=f"{self.agent.hostname} signs more than is kept. It was followed, and not recorded.",
+            )
             return True
         dialect = postgresql if self.session.get_bind().dialect.name == "postgresql" else sqlite
         statement = dialect.insert(CommandStatement).values(
@@ -155,14 +171,31 @@ class _Arrival:
         result = await self.session.execute(statement.on_conflict_do_nothing())
         return bool(result.rowcount)  # type: ignore[attr-defined]
 
-    async def _is_full(self) -> bool:
-        count = select(func.count()).select_from(CommandStatement)
-        if self.command is not None:
-            about = count.where(CommandStatement.command_id == self.command.id)
-            return (await self.session.scalars(about)).one() >= MAX_STATEMENTS
-        known = select(Command.id).where(Command.id == CommandStatement.command_id).exists()
-        stray = count.where(CommandStatement.agent_id == self.agent.id, ~known)
-        return (await self.session.scalars(stray)).one() >= MAX_STRAY
+    def _ends(self) -> bool:
+        """Whether the command ends by it."""
+        if self.command is None or self.statement.digest != self.command.digest:
+            return False
+        rule = EVENTS[_event_of(self.statement)]
+        return rule.to in ENDED and CommandState(self.command.state) in rule.origins
+
+    async def _fits(self, size: int) -> bool:
+        """Whether there is room for one more, of *size* bytes, about the command, or about none that is known."""
+        if self.command is None:
+            known = select(Command.id).where(Command.id == CommandStatement.command_id).exists()
+            count, kept, _ = await self._kept(CommandStatement.agent_id == self.agent.id, ~known)
+            return count < MAX_STRAY and kept + size <= MAX_STRAY_BYTES
+        count, kept, results = await self._kept(CommandStatement.command_id == self.command.id)
+        if isinstance(self.statement, CommandResult) and results >= MAX_RESULTS:
+            return False
+        return count < MAX_STATEMENTS and kept + size <= MAX_COMMAND_BYTES
+
+    async def _kept(self, *conditions: Any) -> tuple[int, int, int]:
+        """How many statements, how many bytes, and how many results."""
+        total = func.coalesce(func.sum(func.length(CommandStatement.envelope)), 0)
+        results = func.count().filter(CommandStatement.kind == _KINDS[CommandResult])
+        query = select(func.count(), total, results).where(*conditions)
+        count, size, ends = (await self.session.execute(query)).one()
+        return count, int(size), ends
 
     async def follow(self) -> None:
         """Do what it says."""
@@ -212,7 +245,7 @@ class _Arrival:
             await change(self.session, command, CommandEvent.ACCEPT, self._why(), order=attrs.astuple(order))
 
     async def _refused(self, command: Command, statement: CommandRefused) -> None:
-        event = refusal_event(statement.code, never=statement.never)
+        event = _event_of(statement)
         state, why = CommandState(command.state), self._why(statement.code, statement.detail)
         if event is not CommandEvent.RETURN:
             if state in EVENTS[event].origins:
@@ -226,7 +259,7 @@ class _Arrival:
                 await change(self.session, command, event, why, again_in=delay, refusals=command.refusals)
 
     async def _ended(self, command: Command, statement: CommandResult) -> None:
-        state, event = CommandState(command.state), OUTCOME_EVENTS[statement.outcome]
+        state, event = CommandState(command.state), _event_of(statement)
         if not await self._issued(command, statement.body):
             await self._tell_foreign(command)
         if state not in EVENTS[event].origins:
@@ -284,6 +317,15 @@ class _Arrival:
 
     def _why(self, code: str | None = None, detail: str | None = None) -> Change:
         return Change(actor=f"agent:{self.agent.id}", now=self.now, code=code, why=detail)
+
+
+def _event_of(statement: Statement) -> CommandEvent:
+    """What a statement means for its command, if the command is where that can happen."""
+    if isinstance(statement, CommandAccepted):
+        return CommandEvent.ACCEPT
+    if isinstance(statement, CommandRefused):
+        return refusal_event(statement.code, never=statement.never)
+    return OUTCOME_EVENTS[statement.outcome]
 
 
 def _moment(seconds: int | None) -> datetime | None:

@@ -480,7 +480,63 @@ async def test_statements_about_one_command_are_bounded_and_still_followed(serve
     await deliver(server, machine, machine.run(first))
 
     assert "completed" == await state_of(server, first)
-    assert 5 == len(await server.rows(CommandStatement))
+    assert 5 + 1 == len(await server.rows(CommandStatement)), "and the end of the command"
+    assert 6 == (await history(server, first)).count("statements_dropped")
+
+
+async def test_results_that_contradict_the_end_of_a_command_are_bounded(server, machine):
+    """The true one and a handful of the others are kept; each is answered 2xx, and the rest is counted."""
+    first = await accepted(server, machine)
+    result = machine.run(first)
+    await deliver(server, machine, result)
+
+    for number in range(40):
+        other = machine.result(first, Outcome.FAILED, output=f"{number} " + "x" * 30_000)
+        await deliver(server, machine, machine.sign_statement(other))
+
+    kept = [row.envelope for row in await server.rows(CommandStatement, CommandStatement.kind == "result")]
+    assert results.MAX_RESULTS == len(kept)
+    assert result in kept
+    assert "completed" == await state_of(server, first)
+    dropped = await server.rows(Event, Event.kind == "command.statements_dropped")
+    assert 20 == len(dropped), "as many at once as there are of any alarm"
+    server.clock.advance(3600)
+    await deliver(server, machine, machine.sign_statement(machine.result(first, Outcome.INTERRUPTED)))
+    last = (await server.rows(Event, Event.kind == "command.statements_dropped"))[-1]
+    assert 40 - (results.MAX_RESULTS - 1) - 20 == last.data["suppressed_before"]
+
+
+async def test_what_ends_a_command_is_kept_when_nothing_else_fits(server, machine, monkeypatch):
+    """The bounds are for what else is signed: the proof of what happened has no bound but its own."""
+    for name in ("MAX_STATEMENTS", "MAX_RESULTS", "MAX_COMMAND_BYTES"):
+        monkeypatch.setattr(results, name, 0)
+    first = await accepted(server, machine)
+    result = machine.run(first)
+
+    await deliver(server, machine, result)
+
+    assert [result] == [row.envelope for row in await server.rows(CommandStatement)]
+    assert "completed" == await state_of(server, first)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_statements_are_bounded_by_their_bytes(server, machine, monkeypatch, known):
+    """Large ones about another order under the id of a command, or about no known command: some are kept."""
+    monkeypatch.setattr(results, "MAX_COMMAND_BYTES" if known else "MAX_STRAY_BYTES", 100_000)
+    first, _ = await handed_out(server, machine)
+    other = attrs.evolve(machine.journal[first].command, type="packages.plan")
+    machine.journal[first] = Entry(other, machine.journal[first].body)
+    if not known:
+        async with server.runtime.database.write() as session:
+            await session.delete(await session.get_one(Command, UUID(first)))
+
+    for number in range(5):
+        large = machine.result(first, output=f"{number} " + "x" * 30_000)
+        await deliver(server, machine, machine.sign_statement(large))
+
+    kept = sum(len(row.envelope) for row in await server.rows(CommandStatement))
+    assert 50_000 < kept <= 100_000
+    assert "command.statements_dropped" in await server.event_kinds()
 
 
 async def test_a_refusal_of_what_was_accepted_changes_nothing(server, machine):
