@@ -3,28 +3,32 @@ What must not go on as it is in a database that comes back from a backup: put ri
 
 What was used up, ended or revoked since the backup is forgotten. What agents use up is jumped over (`recovery` in
 the core). What people and machines come in with, and can have again in a minute, ends: sessions, set-up links and
-registration tokens. What cannot be had again so easily comes back as it was, and is counted for the operator:
-accounts, API keys, machines.
+registration tokens. So do commands that no machine was given: somebody may have taken them back. What cannot be
+had again so easily comes back as it was, and is counted for the operator: accounts, API keys, machines.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redflag_core.command_queue import EVENTS, LIVE, CommandEvent, CommandState
+from redflag_core.command_queue import EVENTS, LIVE, CommandEvent, CommandState, may_end_unanswered
+from redflag_core.commands import CommandType
 from redflag_core.enrolment import AgentStatus
 from redflag_core.recovery import ServerCounters, after_restore
 from redflag_server.accounts.credentials import CredentialKind
 from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.backup.archive import Manifest
-from redflag_server.commands.changes import Change, change
+from redflag_server.commands.changes import RESTORED, Change, change, end
 from redflag_server.commands.tables import Command
 from redflag_server.events.recorder import record
 from redflag_server.trust.tables import ServerState
+
+TAKEN_BACK: Final = "the server was restored from a backup, and it may have been taken back since: order it again"
+"""Why a command that no machine was given does not go on."""
 
 
 @attrs.frozen
@@ -66,7 +70,7 @@ async def begin_anew(session: AsyncSession, manifest: Manifest, *, now: datetime
     await session.execute(delete(SetupLink))
     tokens = await _revoke_tokens(session, now, actor)
     await _restart_grace(session, now)
-    await _doubt_commands(session, now, actor)
+    await _settle_commands(session, now, actor)
     outcome = Outcome(
         gen=counters.gen,
         nonce_horizon=counters.nonce_horizon,
@@ -118,19 +122,25 @@ async def _restart_grace(session: AsyncSession, now: datetime) -> None:
     await session.execute(doubted.values(mismatch_since=now))
 
 
-async def _doubt_commands(session: AsyncSession, now: datetime, actor: str) -> None:
+async def _settle_commands(session: AsyncSession, now: datetime, actor: str) -> None:
     """
-    What happened to live commands since, only their machines can say.
+    End what no machine was given, and ask about the rest.
 
-    One that waited may have been handed out and started: it does not end here any more without an answer. One
-    that was accepted may have ended, and its result does not come again by itself. It is handed out again: an
-    executor that knows it starts nothing, and answers what became of it.
+    What waited may have been taken back since the backup, and nobody here would know: it does not start by itself.
+    If it was handed out since, its late result still counts. A cancellation stays: it starts nothing.
+
+    What was handed out before may have ended, and its result does not come again by itself. It is handed out
+    again: an executor that knows it starts nothing, and answers what became of it.
     """
-    why = Change(actor=actor, now=now, code="restored", why="the server was restored from a backup")
+    why = Change(actor=actor, now=now, code=RESTORED, why="the server was restored from a backup")
     live = select(Command).where(Command.state.in_(LIVE)).order_by(Command.id)
     for command in (await session.scalars(live)).all():
+        state, delivered = CommandState(command.state), command.delivered_at is not None
+        if may_end_unanswered(state, delivered=delivered) and command.type != CommandType.COMMAND_CANCEL:
+            await end(session, command, CommandEvent.CANCEL, attrs.evolve(why, why=TAKEN_BACK))
+            continue
         command.delivered_at = command.delivered_at or now
-        if CommandState(command.state) in EVENTS[CommandEvent.DOUBT].origins:
+        if state in EVENTS[CommandEvent.DOUBT].origins:
             await change(session, command, CommandEvent.DOUBT, why)
 
 

@@ -45,6 +45,9 @@ _TOLD: Final[Mapping[CommandEvent, _Told]] = {
 RELEASED: Final = "released"
 """Code of a command that ended by the word of an operator."""
 
+RESTORED: Final = "restored"
+"""Code of a command that no machine was given when the backup was made from which the server was restored."""
+
 _RELEASED: Final = _Told(kind="command.released", words="was given up for")
 
 

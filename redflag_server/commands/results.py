@@ -46,7 +46,7 @@ from redflag_core.statements import (
 )
 from redflag_server.checkin.authentication import VerifiedAgent
 from redflag_server.checkin.claims import recheck
-from redflag_server.commands.changes import Change, change, end
+from redflag_server.commands.changes import RESTORED, Change, change, end
 from redflag_server.commands.leasing import agents_with_commands
 from redflag_server.commands.tables import Command, CommandDelivery, CommandStatement
 from redflag_server.db.engine import wake_after_commit
@@ -260,7 +260,8 @@ class _Arrival:
 
     async def _ended(self, command: Command, statement: CommandResult) -> None:
         state, event = CommandState(command.state), _event_of(statement)
-        if not await self._issued(command, statement.body):
+        # Handed out after the backup: the delivery is not on record, and nobody else's.
+        if command.code != RESTORED and not await self._issued(command, statement.body):
             await self._tell_foreign(command)
         if state not in EVENTS[event].origins:
             if command.result is not None or state is not EVENTS[event].to:

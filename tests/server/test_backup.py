@@ -22,13 +22,14 @@ import pytest_asyncio
 from alembic import command
 from click.testing import CliRunner
 from sqlalchemy import func, select, update
-from uuid_utils.compat import uuid7
 
+from redflag_core.commands import CommandType
 from redflag_core.enrolment import AgentStatus
 from redflag_core.errors import ConfigurationError, KeyFileError
 from redflag_core.keyfiles import write_key
 from redflag_core.keys import SigningKey
 from redflag_core.scanning import inventory_hash
+from redflag_core.statements import PackageOutcome, PackageResult
 from redflag_core.testing import FrozenClock
 from redflag_server.accounts.setup import issue_setup_link
 from redflag_server.accounts.tables import SetupLink
@@ -38,6 +39,7 @@ from redflag_server.backup.archive import DATABASE, DIGEST, MANIFEST, MEMBERS, B
 from redflag_server.backup.create import _publish, back_up_to_stream
 from redflag_server.backup.placement import NEW, READY, finish_restore, shared_use
 from redflag_server.cli import main
+from redflag_server.commands import queue
 from redflag_server.commands.tables import Command
 from redflag_server.db import migrate
 from redflag_server.db.engine import Database
@@ -51,7 +53,9 @@ from tests.helpers.backups import ACTOR, back_up, contents, make, pack, rebuild,
 from tests.helpers.faults import Point, run_broken, trace
 from tests.helpers.fleet import full_report, package
 from tests.helpers.needs import needs, needs_root
-from tests.helpers.operators import api_key, first_place, make_user, sign_in
+from tests.helpers.operators import api_key, make_user, sign_in
+from tests.helpers.orders import act, command_of, held_subjects, order
+from tests.helpers.patching import new_ward
 from tests.helpers.processes import REDFLAG, child
 from tests.helpers.server import running
 
@@ -883,31 +887,76 @@ async def test_a_machine_that_was_doubted_gets_its_day_again(tmp_path, clock):
     assert machine.agent_id
 
 
-async def test_a_command_that_waited_may_have_been_started_since(tmp_path, clock):
-    """It counts as delivered: only the machine can say that it never started it. Ended ones stay as they are."""
+async def test_what_no_machine_was_given_does_not_start_by_itself(tmp_path, clock):
+    """An update that somebody cancelled after the backup stays undone: plan dropped, package approved, told."""
     data = tmp_path / "data"
     async with running(data, clock=clock) as server:
-        machine, place = await server.agent(), await first_place(server.runtime)
-        values = {
-            "organization_id": place.organization_id,
-            "agent_id": machine.agent_id,
-            "type": "scan.run",
-            "params": b"{}",
-            "digest": "0" * 64,
-            "state_at": clock.now(),
-            "created_at": clock.now(),
-            "created_by": "user:test",
-            "start_by": clock.now() + timedelta(days=1),
-        }
-        async with server.runtime.database.write() as session:
-            session.add_all(Command(id=uuid7(), state=state, **values) for state in ("pending", "cancelled"))
+        ward = await new_ward(server, "curl")
+        plan = await ward.install(await ward.plan("curl"))
+        file = back_up(data, tmp_path / "b.tar", clock)
+        upgrade = await server.row(Command, Command.type == "packages.upgrade")
+        await act(server, queue.cancel, upgrade.id)
+    clock.advance(60)
+
+    await restore_from(file, data, clock)
+
+    clock.advance(301)
+    async with running(data, clock=clock) as server:
+        ward.server = server
+        assert [] == await ward.machine.fetch(server.client)
+        command = await command_of(server, upgrade.id)
+        assert ("cancelled", "restored", None) == (command.state, command.code, command.delivered_at)
+        assert {"curl": "approved"} == await ward.states()
+        dropped = await ward.get(f"plans/{plan['id']}")
+        assert ("dropped", "restored") == (dropped["state"], dropped["code"])
+        told = await server.row(Event, Event.kind == "command.cancelled", Event.code == "restored")
+        assert "restored from a backup" in told.message
+        assert set() == await held_subjects(server)
+
+
+async def test_what_was_carried_out_in_the_lost_time_counts(tmp_path, clock):
+    """Ordered, backed up, carried out, restored: the result that comes is true, and nothing runs twice."""
+    data = tmp_path / "data"
+    async with running(data, clock=clock) as server:
+        ward = await new_ward(server, "curl")
+        plan = await ward.install(await ward.plan("curl"))
+        file = back_up(data, tmp_path / "b.tar", clock)
+        cmd_id, _ = await ward.take(CommandType.PACKAGES_UPGRADE)
+        result = (PackageResult(name="curl", arch="amd64", outcome=PackageOutcome.INSTALLED),)
+        signed = ward.machine.run(cmd_id, packages=result)
+    clock.advance(60)
+
+    await restore_from(file, data, clock)
+
+    clock.advance(301)
+    async with running(data, clock=clock) as server:
+        ward.server = server
+        await ward.deliver(signed)
+        assert [] == await ward.machine.fetch(server.client)
+        assert "completed" == (await command_of(server, cmd_id)).state
+        assert {"curl": "installed"} == await ward.states()
+        assert "done" == (await ward.get(f"plans/{plan['id']}"))["state"]
+        assert not {"command.foreign", "command.contradicted"} & set(await server.event_kinds())
+    assert 1 == ward.machine.starts.count(cmd_id)
+
+
+async def test_what_was_handed_out_is_asked_about_and_a_cancellation_stays(tmp_path, clock):
+    """Only the machine can say what became of it; ending the cancellation would let it start after all."""
+    data = tmp_path / "data"
+    async with running(data, clock=clock) as server:
+        machine = await server.agent()
+        await machine.learn_trust(server.client)
+        first = await order(server, machine.agent_id)
+        await machine.fetch(server.client)
+        await act(server, queue.cancel, first)
     clock.advance(60)
 
     await restore_from(back_up(data, tmp_path / "b.tar", clock), data, clock)
 
     async with running(data, clock=clock) as server:
-        commands = {row.state: row.delivered_at for row in await server.rows(Command)}
-    assert {"pending": clock.now(), "cancelled": None} == commands
+        commands = {row.type: (row.state, row.delivered_at) for row in await server.rows(Command)}
+    before = clock.now() - timedelta(seconds=60)
+    assert {"scan.run": ("leased", before), "command.cancel": ("pending", clock.now())} == commands
 
 
 async def test_a_restore_is_an_event(data, file, clock):
