@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
@@ -21,7 +21,7 @@ from redflag_core.patching.results import Ended, Ending, after_installing, after
 from redflag_core.patching.states import UNDECIDED
 from redflag_core.scanning import PackageKey, PackageState
 from redflag_core.statements import CommandResult
-from redflag_server.commands.tables import Command
+from redflag_server.commands.tables import Command, CommandStatement
 from redflag_server.events.tables import Event
 from redflag_server.packages.moves import PackageMoves, Told
 from redflag_server.packages.sightings import sighting_of
@@ -66,7 +66,7 @@ async def command_ended(
     if command.type == CommandType.PACKAGES_PLAN and plan.state == PlanState.PLANNING:
         await _planned(session, plan, ended, PackageMoves(session, actor, now))
     elif command.type == CommandType.PACKAGES_UPGRADE and plan.transaction is not None:
-        await _installed(session, plan, ended, PackageMoves(session, actor, now))
+        await _installed(session, plan, command, ended, PackageMoves(session, actor, now))
 
 
 async def agent_rebooted(session: AsyncSession, agent_id: UUID, now: datetime) -> None:
@@ -109,9 +109,11 @@ async def _planned(session: AsyncSession, plan: Plan, ended: Ended, moves: Packa
 # --- a plan was carried out ---
 
 
-async def _installed(session: AsyncSession, plan: Plan, ended: Ended, moves: PackageMoves) -> None:
+async def _installed(
+    session: AsyncSession, plan: Plan, command: Command, ended: Ended, moves: PackageMoves
+) -> None:
     transaction = codec.structure(Transaction, plan.transaction)
-    restarted = await _restarted_since(session, plan.agent_id, ended.result)
+    restarted = await _restarted_since(session, command, ended.result)
     ending = after_installing(requested_of(plan), ended, transaction=transaction, restarted=restarted)
     if (plan.state, ending.plan) not in ALLOWED:
         return  # it was given up here, and the machine did not do it: nothing new
@@ -120,13 +122,24 @@ async def _installed(session: AsyncSession, plan: Plan, ended: Ended, moves: Pac
     await _move(session, plan, ending, moves)
 
 
-async def _restarted_since(session: AsyncSession, agent_id: UUID, result: CommandResult | None) -> bool:
-    """Whether the machine was started anew after a result was signed: it can be delivered after the reboot."""
-    if result is None or not result.reboot_required:
+async def _restarted_since(session: AsyncSession, command: Command, result: CommandResult | None) -> bool:
+    """
+    Whether the machine was started anew after a result was signed: it can be delivered after the reboot.
+
+    The two clocks may differ. What the machine says is set against its own acceptance, and the time since then is
+    counted from when that was received here. Without it, the next reboot decides.
+    """
+    if result is None or not result.reboot_required or command.accepted_at is None:
         return False
-    finished_at = datetime.fromtimestamp(result.finished_at, tz=UTC)
+    received = select(func.min(CommandStatement.received_at)).where(
+        CommandStatement.command_id == command.id, CommandStatement.kind == "accepted"
+    )
+    received_at = await session.scalar(received)
+    if received_at is None:
+        return False
+    took = datetime.fromtimestamp(result.finished_at, tz=UTC) - command.accepted_at
     query = select(Event.id).where(
-        Event.agent_id == agent_id, Event.kind == "agent.rebooted", Event.at > finished_at
+        Event.agent_id == command.agent_id, Event.kind == "agent.rebooted", Event.at > received_at + took
     )
     return (await session.scalars(query.limit(1))).first() is not None
 

@@ -1,6 +1,7 @@
 """Plans: what a machine would change is shown, confirmed and carried out exactly so, and every end is told."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -472,6 +473,28 @@ async def test_an_older_reboot_does_not_count(ward: Ward):
     await ward.answer_install(reboot_required=True, reboot_by=("openssl",))
 
     assert "reboot_pending" == (await ward.states())["openssl"]
+
+
+@pytest.mark.parametrize("rebooted_after", [True, False])
+async def test_a_clock_that_is_ahead_hides_no_reboot(ward: Ward, rebooted_after: bool):
+    """Its clock and the server's are never compared: a reboot after the update finishes it, no earlier one."""
+    clock = ward.server.clock
+    ward.machine.now = lambda: clock.now() + timedelta(seconds=25)
+    plan = await ward.plan("openssl")
+    if not rebooted_after:
+        await ward.reboot()
+        clock.advance(10)
+    await ward.install(plan)
+    cmd_id, _ = await ward.take(CommandType.PACKAGES_UPGRADE)
+    result = (became("openssl", PackageOutcome.INSTALLED),)
+    signed = ward.machine.run(cmd_id, packages=result, reboot_required=True, reboot_by=("openssl",))
+    clock.advance(10)
+    if rebooted_after:
+        await ward.reboot()
+
+    await ward.deliver(signed)
+
+    assert ("installed" if rebooted_after else "reboot_pending") == (await ward.states())["openssl"]
 
 
 async def test_a_newer_version_that_came_while_a_reboot_was_missing_is_shown(ward: Ward):
