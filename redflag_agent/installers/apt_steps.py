@@ -23,8 +23,11 @@ EXACTLY: Final = (
     "--no-install-recommends",
     "-oAPT::Install-Suggests=false",
     "-oAPT::Get::AutomaticRemove=false",
+    "-oAPT::Get::Fix-Broken=false",
+    "-oAPT::Get::Fix-Missing=false",
+    "-oAPT::Get::Download-Only=false",
 )
-"""For simulating and for installing: only what is strictly needed, whatever is configured."""
+"""For simulating and for installing: all that is strictly needed and nothing else, whatever is configured."""
 
 _NEVER: Final = (
     "--no-remove",

@@ -791,6 +791,37 @@ async def test_apt_itself_refuses_what_a_plan_would_never_order(apt_bed, tmp_pat
     assert before == installed(apt_bed)
 
 
+async def test_apt_that_is_configured_to_download_only_installs(apt_bed, tmp_path):
+    """All of the plan is carried out, or nothing."""
+    apt_bed.configure('APT::Get::Download-Only "true";\n')
+
+    (ran,) = run(await steps(apt_bed, target("rf-local")), tmp_path)
+
+    assert (0, V2) == (ran.status, installed(apt_bed)["rf-local:all"])
+
+
+async def test_a_package_that_cannot_be_fetched_is_not_left_out(apt_bed, tmp_path):
+    """Though apt is configured to go on without it: half of a plan is not what people saw."""
+    apt_bed.configure('APT::Get::Fix-Missing "true";\n')
+    made, before = await steps(apt_bed, target("rf-local"), target("rf-normal")), installed(apt_bed)
+    (apt_bed.repo / "pool" / f"rf-local_{V2}_all.deb").unlink()
+
+    (ran, *_) = run(made, tmp_path)
+
+    assert (100, before) == (ran.status, installed(apt_bed))
+
+
+async def test_what_is_broken_is_not_mended_by_the_way(apt_bed):
+    """Though apt is configured to: its solution is nobody's order, and what is broken is told."""
+    apt_bed.configure('APT::Get::Fix-Broken "true";\n')
+    apt_bed.publish(Deb("rf-needy", fields={"Depends": "rf-dep-new"}))
+    package = apt_bed.repo / "pool" / f"rf-needy_{V1}_all.deb"
+    apt_bed.run("dpkg", "--force-depends", "-i", str(package))
+
+    with pytest.raises(ScanError, match="rf-needy"):
+        await plan(apt_bed, target("rf-local"))
+
+
 def replace_argv(step: Step, argv: tuple[str, ...]) -> Step:
     """The step with other arguments."""
     return Step(name=step.name, argv=argv, env=step.env)
