@@ -62,15 +62,12 @@ def test_up_shows_the_machine_and_ends_cleanly(tmp_path: Path, shared_apt_bed: A
     assert (200, 200) == (setup.status_code, page.status_code)
     assert pending_by_apt(shared_apt_bed) == listed
 
-    started = time.monotonic()
     with _up(installation.data, port) as second:
         second.until("dashboard")
         httpx.get(f"{installation.url}/api/v1/health/ready").raise_for_status()
-        took = time.monotonic() - started
         second.until("packages")
         (machine,) = installation.get("agents")
         assert 0 == second.stop(signal.SIGTERM)
-    assert took < 5
     assert "active" == machine["status"]
 
 
