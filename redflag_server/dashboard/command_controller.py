@@ -133,7 +133,8 @@ async def _command_page(
     path = f"{runtime.settings.prefix}/commands/{command_id}"
     async with runtime.database.read() as session:
         page = await see_command(session, visible, command_id)
-        news = await see_news(session, visible, page.command.row.agent_id, runtime.clock.now()) if done else None
+        row, now = page.command.row, runtime.clock.now()
+        news = await see_news(session, visible, row.agent_id, now, since=row.state_at) if done else None
     context: dict[str, Any] = {
         "page": page,
         "offers": page.command.offers if visible.caller.may("commands:write") else (),

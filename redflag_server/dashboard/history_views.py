@@ -113,13 +113,25 @@ async def see_hostname(session: AsyncSession, visible: Scope, agent_id: UUID) ->
     return str(hostname)
 
 
-async def see_news(session: AsyncSession, visible: Scope, agent_id: UUID | None, now: datetime) -> News | None:
-    """What the caller did last, to a machine or anywhere, if that was just now; among the last `SOME` events."""
+async def see_news(
+    session: AsyncSession, visible: Scope, agent_id: UUID | None, now: datetime, *, since: datetime | None = None
+) -> News | None:
+    """
+    What the caller did last, if that was just now; looked for among the last `SOME` events, by index.
+
+    Args:
+        session: An open transaction.
+        visible: The caller.
+        agent_id: To this machine; None for anywhere.
+        now: Current time.
+        since: When what the page shows changed last: what was done before is no news there.
+    """
     query = visible.select(Event)
     if agent_id is not None:
         query = query.where(Event.agent_id == agent_id)
     rows = (await session.scalars(query.order_by(Event.id.desc()).limit(SOME))).all()
-    own = [row for row in rows if row.actor == visible.caller.actor and row.at > now - NEWS]
+    oldest = max(now - NEWS, since or now - NEWS)
+    own = [row for row in rows if row.actor == visible.caller.actor and row.at >= oldest]
     if not own:
         return None
     alike = [row for row in own if (row.kind, row.at) == (own[0].kind, own[0].at)]

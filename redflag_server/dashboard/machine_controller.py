@@ -7,7 +7,7 @@ from litestar import get, post
 from litestar.params import FromPath, QueryParameter
 
 from redflag_core.commands import CommandType
-from redflag_core.enrolment import AgentStatus
+from redflag_core.enrolment import Access, allows
 from redflag_core.errors import RedFlagError
 from redflag_core.lifecycle import AgentAction, permits
 from redflag_core.scanning import PackageState
@@ -233,7 +233,7 @@ async def machine_page(
         "machine": machine,
         "actions": [action.value for action in AgentAction if may_act and permits(status, action)],
         "may_decide": visible.caller.may("packages:write"),
-        "may_order": visible.caller.may("commands:write") and status is AgentStatus.ACTIVE,
+        "may_order": visible.caller.may("commands:write") and allows(status, Access.COMMANDS),
         "done": news,
         "mistake": mistake,
         "tomorrow": tomorrow(now),

@@ -227,7 +227,8 @@ async def _package_page(
     async with runtime.database.read() as session:
         page = await see_package(session, visible, agent_id, package_id)
         events = await see_history(session, visible, agent_id, package_id=package_id, cursor=cursor)
-        news = await see_news(session, visible, agent_id, now) if done else None
+        since = page.package.row.state_at
+        news = await see_news(session, visible, agent_id, now, since=since) if done else None
     may_decide = visible.caller.may("packages:write")
     context: dict[str, Any] = {
         "page": page,

@@ -105,7 +105,8 @@ async def _plan_page(
     path = f"{runtime.settings.prefix}/plans/{plan_id}"
     async with runtime.database.read() as session:
         plan = await see_plan(session, visible, plan_id)
-        news = await see_news(session, visible, plan.detail.agent_id, runtime.clock.now()) if done else None
+        since, now = plan.detail.state_at, runtime.clock.now()
+        news = await see_news(session, visible, plan.detail.agent_id, now, since=since) if done else None
     context: dict[str, Any] = {
         "plan": plan,
         "offers": plan.offers if visible.caller.may("packages:write") else (),

@@ -97,7 +97,7 @@ SCANNER_STATUSES: Final[Mapping[str, str]] = {
 DECISIONS: Final[Mapping[str, tuple[str, str]]] = {
     "approve": ("Approve", "The update may be installed. Nothing happens before it is planned and installed."),
     "reject": ("Reject", "Leave it out for good, until somebody reopens it."),
-    "exclude": ("Exclude until", "Leave the package out of updates until that day."),
+    "exclude": ("Exclude", "Leave the package out of updates until that day, or without a day for good."),
     "defer": ("Defer until", "Look at this update again on that day."),
     "reopen": ("Reopen", "Take the decision back: it is again what the machine says."),
 }
@@ -197,7 +197,7 @@ PLAN_EXPLANATIONS: Final[Mapping[str, str]] = {
     "refuses.",
     PlanState.INSTALLING: "The machine was told to carry it out.",
     PlanState.DONE: "The machine carried it out.",
-    PlanState.FAILED: "It did not work.",
+    PlanState.FAILED: "It did not work. Look at why, then approve the packages again or reopen them.",
     PlanState.DROPPED: "It does not hold any more. Plan anew to go on.",
 }
 

@@ -535,6 +535,21 @@ async def test_what_goes_beyond_a_routine_update_is_not_offered(ward, alice):
     assert ["kind-remove", "kind-downgrade", "kind-upgrade"] == kinds
 
 
+async def test_what_was_done_is_said_until_something_newer_happened(ward, alice):
+    """The page says what was just done for two minutes, and no more when the machine has answered."""
+    path = await make_plan(ward, "curl")
+    ordered = await alice.do(f"{path}/install", reason="now")
+    ward.server.clock.advance(1)
+    await ward.answer_install(Outcome.FAILED, PackageOutcome.FAILED)
+    failed = await alice.open(f"{path}?done=true")
+    machine = await alice.open(f"{machine_path(ward)}?done=true")
+    ward.server.clock.advance(120)
+    later = await alice.open(f"{machine_path(ward)}?done=true")
+
+    said = [bool(page.all("div", role="status")) for page in (ordered, failed, machine, later)]
+    assert [True, False, True, False] == said
+
+
 async def test_a_plan_is_discarded(ward, alice):
     """Its packages stay approved, and the page says that it holds no more."""
     path = await make_plan(ward, "curl")
