@@ -163,6 +163,7 @@ async def test_an_update_goes_from_approval_to_installed(site, ward, browser):
         await page.clock.run_for(2_100)
         await expect(page.locator(".head")).to_contain_text("needs confirmation")
         await expect(page.locator("main")).to_contain_text("1 change that nobody asked for")
+        await expect(page.locator("#freshness")).to_have_text(" · Now: needs confirmation")
         assert await page.evaluate("window.here")
 
         await page.fill("#reason-confirm", "the library is fine")

@@ -58,6 +58,11 @@ function keep({ open, scrolled }) {
   }
 }
 
+// What the page is about, in a word: who cannot see the page hears when it changes.
+function state() {
+  return live.querySelector("[data-state]")?.dataset.state;
+}
+
 function show(html) {
   const key = focusKey();
   const before = kept();
@@ -83,11 +88,12 @@ async function refresh() {
     if (answer.status === 401 || answer.status === 404) return location.assign(here);
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const html = await answer.text();
+    const before = state();
     if (html !== last && !isBusy()) {
       show(html);
       last = html;
     }
-    say("");
+    say(state() === before ? "" : ` · Now: ${state()}`);
   } catch {
     say(" · The server does not answer; what you see may be old.");
   } finally {
