@@ -23,10 +23,10 @@ from redflag_core.scanning import PackageKey, PackageState
 from redflag_core.statements import CommandResult
 from redflag_server.commands.tables import Command, CommandStatement
 from redflag_server.events.tables import Event
-from redflag_server.packages.moves import PackageMoves, Told
+from redflag_server.packages.moves import PLANNED, PackageMoves, Told, packages_of_plan
 from redflag_server.packages.sightings import sighting_of
 from redflag_server.packages.tables import Package
-from redflag_server.plans.changes import Step, step
+from redflag_server.plans.changes import SCANNED, Step, drop, step
 from redflag_server.plans.tables import Plan
 
 _PLANNED: Final[Mapping[PlanState, Told]] = {
@@ -104,6 +104,15 @@ async def _planned(session: AsyncSession, plan: Plan, ended: Ended, moves: Packa
         plan.download_size = transaction.download_size
     await step(session, plan, ending.plan, _step(_PLANNED[ending.plan], ending, moves))
     await _move(session, plan, ending, moves)
+    if ending.plan in OPEN and not await _is_whole(session, plan):
+        why = "a scan saw that a package of it is up to date or gone"
+        await drop(session, plan, moves.actor, moves.now, code=SCANNED, why=why)
+
+
+async def _is_whole(session: AsyncSession, plan: Plan) -> bool:
+    """Whether all that would be changed still waits: scans did not count while it was planned."""
+    waiting = [package for package in await packages_of_plan(session, plan.id) if package.state in PLANNED]
+    return len(waiting) == len(requested_of(plan))
 
 
 # --- a plan was carried out ---

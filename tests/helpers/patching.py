@@ -158,7 +158,9 @@ class Ward:
             if able
             else None
         )
-        await self.end(cmd_id, **{"transaction": found, "packages": results, **changes})
+        nothing = {"outcome": Outcome.FAILED, "code": "nothing_to_do", "detail": "nothing can be changed now"}
+        usual = {"transaction": found, "packages": results, **({} if able else nothing)}
+        await self.end(cmd_id, **{**usual, **changes})
 
     async def answer_install(
         self,

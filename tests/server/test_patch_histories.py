@@ -267,6 +267,11 @@ async def test_any_history_contradicts_nothing_in_many(server: Server, steps: Se
     await live(server, steps)
 
 
+async def test_a_package_that_vanishes_while_it_is_planned_contradicts_nothing(server: Server):
+    """A history that once left a plan ready without its package."""
+    await live(server, [("decide", ("curl", "approve")), ("plan", None), ("scan", {}), ("work", None)])
+
+
 async def test_the_longest_way_contradicts_nothing(server: Server):
     """A history that goes through every state that this release sets."""
     await live(

@@ -255,12 +255,10 @@ async def test_a_decision_about_one_package_drops_the_plan_for_all(ward: Ward, d
 # --- plans that cannot be made ---
 
 
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.INTERRUPTED])
-async def test_a_plan_that_the_machine_could_not_make_is_failed_with_its_reason(ward: Ward, outcome: Outcome):
+async def test_a_plan_that_the_machine_could_not_make_is_failed_with_its_reason(ward: Ward):
     """Code and sentence are at the plan and at the package; approving again starts over."""
-    plan = await ward.plan(
-        "curl", outcome=outcome, code="scan_failed", detail="dpkg is broken", transaction=None, packages=()
-    )
+    why = {"code": "scan_failed", "detail": "dpkg is broken"}
+    plan = await ward.plan("curl", outcome=Outcome.FAILED, transaction=None, packages=(), **why)
 
     item = await ward.item("curl")
     assert ("failed", "scan_failed", "dpkg is broken") == (plan["state"], plan["code"], plan["detail"])
@@ -269,6 +267,18 @@ async def test_a_plan_that_the_machine_could_not_make_is_failed_with_its_reason(
 
     again = await ward.plan("curl")
     assert "ready" == again["state"]
+
+
+async def test_a_plan_that_was_cut_off_leaves_the_approval(ward: Ward):
+    """The agent was restarted while it planned: nothing was changed and nothing is wrong."""
+    why = {"code": "interrupted", "detail": "the agent was restarted"}
+    plan = await ward.plan("curl", outcome=Outcome.INTERRUPTED, transaction=None, packages=(), **why)
+
+    item = await ward.item("curl")
+    assert ("dropped", "interrupted", "approved", None) == (
+        plan["state"], plan["code"], item["state"], item["plan_id"],
+    )  # fmt: skip
+    assert "the agent was restarted" == item["reason"]
 
 
 async def test_an_answer_about_other_packages_is_no_plan(ward: Ward):
@@ -533,6 +543,22 @@ async def test_an_installation_is_not_reset_by_any_scan(ward: Ward):
     await ward.answer_install()
 
     assert {"curl": "installed", "openssl": "not_applicable"} == await ward.states()
+
+
+@pytest.mark.parametrize("scanned", [[package("curl")], []], ids=["up to date", "gone"])
+@pytest.mark.parametrize("extra", [(), (DEPENDENCY,)])
+async def test_what_a_scan_took_away_while_it_was_planned_drops_the_plan(ward: Ward, scanned: Any, extra: Any):
+    """The machine planned for a package that was upgraded or removed meanwhile: there is nothing to install."""
+    await ward.decide("approve", "curl", "openssl")
+    made = await ward.order_plan("curl", "openssl")
+    await ward.scan(*scanned, package("openssl", S.AVAILABLE))
+
+    await ward.answer_plan(extra=extra)
+
+    plan = await ward.get(f"plans/{made['id']}")
+    assert ("dropped", "scanned") == (plan["state"], plan["code"])
+    assert {"curl": "current" if scanned else "not_applicable", "openssl": "approved"} == await ward.states()
+    assert None is (await ward.row("openssl")).plan_id
 
 
 async def test_a_plan_says_what_changed_since(ward: Ward):
