@@ -7,7 +7,7 @@ registration tokens. So do commands that no machine was given: somebody may have
 had again so easily comes back as it was, and is counted for the operator: accounts, API keys, machines.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import attrs
@@ -22,12 +22,13 @@ from redflag_server.accounts.credentials import CredentialKind
 from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.backup.archive import Manifest
-from redflag_server.commands.changes import RESTORED, Change, change, end
+from redflag_server.commands.changes import RESTORED, Change, change
 from redflag_server.commands.tables import Command
 from redflag_server.events.recorder import record
 from redflag_server.trust.tables import ServerState
 
-TAKEN_BACK: Final = "the server was restored from a backup, and it may have been taken back since: order it again"
+LONG_OVER: Final = timedelta(hours=1)
+"""How long ago a command that waited in the backup had to be started: over on every machine's clock."""
 """Why a command that no machine was given does not go on."""
 
 
@@ -124,10 +125,11 @@ async def _restart_grace(session: AsyncSession, now: datetime) -> None:
 
 async def _settle_commands(session: AsyncSession, now: datetime, actor: str) -> None:
     """
-    End what no machine was given, and ask about the rest.
+    Ask every machine what became of its commands, and let nothing start that was not started before.
 
-    What waited may have been taken back since the backup, and nobody here would know: it does not start by itself.
-    If it was handed out since, its late result still counts. A cancellation stays: it starts nothing.
+    What waited may have been taken back since the backup, or handed out and carried out, and nobody here would
+    know. It may not be started any more: an executor that never saw it signs that, and one that did answers what
+    became of it. A cancellation may still be carried out: it starts nothing.
 
     What was handed out before may have ended, and its result does not come again by itself. It is handed out
     again: an executor that knows it starts nothing, and answers what became of it.
@@ -137,8 +139,7 @@ async def _settle_commands(session: AsyncSession, now: datetime, actor: str) -> 
     for command in (await session.scalars(live)).all():
         state, delivered = CommandState(command.state), command.delivered_at is not None
         if may_end_unanswered(state, delivered=delivered) and command.type != CommandType.COMMAND_CANCEL:
-            await end(session, command, CommandEvent.CANCEL, attrs.evolve(why, why=TAKEN_BACK))
-            continue
+            command.start_by, command.code = min(command.start_by, now - LONG_OVER), RESTORED
         command.delivered_at = command.delivered_at or now
         if state in EVENTS[CommandEvent.DOUBT].origins:
             await change(session, command, CommandEvent.DOUBT, why)

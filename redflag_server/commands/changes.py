@@ -46,7 +46,7 @@ RELEASED: Final = "released"
 """Code of a command that ended by the word of an operator."""
 
 RESTORED: Final = "restored"
-"""Code of a command that no machine was given when the backup was made from which the server was restored."""
+"""Code of a live command that no machine was given when the backup was made from which the server was restored."""
 
 _RELEASED: Final = _Told(kind="command.released", words="was given up for")
 

@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
 
-from advanced_alchemy.config import AsyncSessionConfig
-from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig
+from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
 from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession

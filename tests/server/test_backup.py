@@ -903,15 +903,14 @@ async def test_what_no_machine_was_given_does_not_start_by_itself(tmp_path, cloc
     clock.advance(301)
     async with running(data, clock=clock) as server:
         ward.server = server
-        assert [] == await ward.machine.fetch(server.client)
+        (wire,) = await ward.machine.fetch(server.client)
+        await ward.deliver(ward.machine.execute(wire))
         command = await command_of(server, upgrade.id)
-        assert ("cancelled", "restored", None) == (command.state, command.code, command.delivered_at)
+        assert ("expired", "start_by_passed") == (command.state, command.code)
         assert {"curl": "approved"} == await ward.states()
-        dropped = await ward.get(f"plans/{plan['id']}")
-        assert ("dropped", "restored") == (dropped["state"], dropped["code"])
-        told = await server.row(Event, Event.kind == "command.cancelled", Event.code == "restored")
-        assert "restored from a backup" in told.message
+        assert "dropped" == (await ward.get(f"plans/{plan['id']}"))["state"]
         assert set() == await held_subjects(server)
+    assert str(upgrade.id) not in ward.machine.starts
 
 
 async def test_what_was_carried_out_in_the_lost_time_counts(tmp_path, clock):
@@ -932,7 +931,6 @@ async def test_what_was_carried_out_in_the_lost_time_counts(tmp_path, clock):
     async with running(data, clock=clock) as server:
         ward.server = server
         await ward.deliver(signed)
-        assert [] == await ward.machine.fetch(server.client)
         assert "completed" == (await command_of(server, cmd_id)).state
         assert {"curl": "installed"} == await ward.states()
         assert "done" == (await ward.get(f"plans/{plan['id']}"))["state"]
