@@ -7,13 +7,14 @@ from typing import Final
 from uuid import UUID
 
 import attrs
-from sqlalchemy import or_
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import PageOf, fetch_page
 from redflag_server.db.scope import Scope
 from redflag_server.events.tables import Event
+from redflag_server.plans.schema import MAX_AT_ONCE
 from redflag_server.problems import NotFoundError
 
 EVENTS: Final = 50
@@ -22,8 +23,8 @@ EVENTS: Final = 50
 NEWS: Final = timedelta(minutes=2)
 """For how long a page says what was just done: long enough to read it, and to see it after a slow answer."""
 
-SOME: Final = 100
-"""Events among which the page looks for what was just done: one decision is an event for each package."""
+SOME: Final = 2 * MAX_AT_ONCE
+"""Events among which a page looks for what was just done: one decision is an event for each package."""
 
 
 class Subject(StrEnum):
@@ -126,13 +127,17 @@ async def see_news(
         now: Current time.
         since: When what the page shows changed last: what was done before is no news there.
     """
-    query = visible.select(Event)
+    recent = visible.select(Event, Event.id, Event.kind, Event.at, Event.actor)
     if agent_id is not None:
-        query = query.where(Event.agent_id == agent_id)
-    rows = (await session.scalars(query.order_by(Event.id.desc()).limit(SOME))).all()
-    oldest = max(now - NEWS, since or now - NEWS)
-    own = [row for row in rows if row.actor == visible.caller.actor and row.at >= oldest]
-    if not own:
+        recent = recent.where(Event.agent_id == agent_id)
+    last = recent.order_by(Event.id.desc()).limit(SOME).subquery()
+    own = select(last).where(
+        last.c.actor == visible.caller.actor, last.c.at >= max(now - NEWS, since or now - NEWS)
+    )
+    newest = (await session.execute(own.order_by(last.c.id.desc()).limit(1))).one_or_none()
+    if newest is None:
         return None
-    alike = [row for row in own if (row.kind, row.at) == (own[0].kind, own[0].at)]
-    return News(own[0].message, len(alike) - 1)
+    same = own.where(last.c.kind == newest.kind, last.c.at == newest.at).subquery()
+    alike = select(func.count()).select_from(same)
+    message = await session.scalar(visible.select(Event, Event.message).where(Event.id == newest.id))
+    return News(str(message), int((await session.execute(alike)).scalar_one()) - 1)

@@ -40,6 +40,9 @@ from tests.helpers.operators import (
 from tests.helpers.pages import Text, visit
 from tests.helpers.patching import DEPENDENCY, REMOVAL, new_ward
 
+MANY = 600
+"""More packages than a page shows of one state."""
+
 HOSTILE = "<script>alert('1')</script>\"'&{{7*7}}</td>\u202e"
 
 
@@ -144,6 +147,17 @@ async def test_all_of_a_state_are_decided_about_at_once(ward, alice):
     await alice.do(f"{machine_path(ward)}/packages", decision="approve", state="available", every="yes")
 
     assert {"curl": "approved", "nginx": "excluded", "openssl": "approved"} == await ward.states()
+
+
+async def test_a_large_decision_is_counted_to_the_last_package(server, place, alice):
+    """What the page says was done is all that was done."""
+    agent = await add_machine(server.runtime, place)
+    await add_scanner(server.runtime, place, agent)
+    await add_packages(server.runtime, place, agent, [(f"p-{number:03}", {}) for number in range(MANY)])
+
+    shown = await alice.do(f"/machines/{agent}/packages", decision="approve", state="available", every="yes")
+
+    assert f"(and {MANY - 1} more like this)" in shown.text
 
 
 OFFERED = {
