@@ -17,6 +17,7 @@ from redflag_core.testing import START
 from redflag_server.accounts.forms import MAX_CHOICES
 from redflag_server.accounts.permissions import UserRole
 from redflag_server.commands import queue
+from redflag_server.commands.changes import RELEASED, RESTORED
 from redflag_server.commands.tables import Command
 from redflag_server.dashboard import rendering, words
 from redflag_server.dashboard.command_views import LISTED
@@ -24,6 +25,7 @@ from redflag_server.dashboard.history_views import EVENTS, KINDS_OF, Subject
 from redflag_server.dashboard.package_list_views import NAMES, OPEN_STATES
 from redflag_server.dashboard.pages import MAX_DETAILS
 from redflag_server.packages.tables import Package
+from redflag_server.plans.changes import DECIDED, DISCARDED, REPLACED, SCANNED
 from redflag_server.plans.tables import Plan
 from tests.helpers import orders
 from tests.helpers.documents import read, table
@@ -1183,6 +1185,13 @@ def test_everything_about_commands_and_plans_has_a_word():
 
 def subclasses(error):
     return {error, *(found for each in error.__subclasses__() for found in subclasses(each))}
+
+
+def test_every_code_with_which_the_server_ends_something_has_a_sentence():
+    """Released, restored, and what ends plans: explained like the codes of machines."""
+    own = {RELEASED, RESTORED, DISCARDED, REPLACED, DECIDED, SCANNED}
+
+    assert set() == own - set(words.CODES)
 
 
 def test_every_code_of_an_executor_has_a_sentence():
