@@ -274,8 +274,8 @@ CODES: Final[Mapping[str, str]] = {
     "released": "Somebody stopped waiting for the machine's answer.",
     "replaced": "One of its packages was planned anew.",
     "replayed": "The machine saw this very delivery before. It is delivered again with a new signature.",
-    "restored": "The server was restored from a backup. It asks the machine what became of this, and starts nothing "
-    "anew.",
+    "restored": "The server was restored from a backup. It asks the machine what became of this, and starts "
+    "nothing anew.",
     "rollback": "The machine has seen a later command. It is delivered again with a higher number.",
     "scan_failed": "The package manager could not tell what the machine has.",
     "scanned": "One of its packages is up to date or gone by now, as a scan saw.",
