@@ -12,6 +12,7 @@ from redflag_core.enrolment import REFRESH_SECONDS, AgentStatus
 from redflag_core.lifecycle import AgentAction, permits, result_of
 from redflag_core.machine import MachineEvidence
 from redflag_server.agents.tables import Agent
+from redflag_server.commands.queue import end_all
 from redflag_server.db.engine import wake_after_commit
 from redflag_server.db.scope import Scope
 from redflag_server.events.recorder import record
@@ -31,7 +32,8 @@ async def act(runtime: Runtime, visible: Scope, agent_id: UUID, action: AgentAct
 
     Approving changed hardware makes it the hardware on record; approving an executor that was rolled back makes
     what it reports next the record. Releasing and revoking end every access token; a released machine asks for a
-    new one, with the refresh secret that is due. Two that still use one key quarantine each other again.
+    new one, with the refresh secret that is due. Two that still use one key quarantine each other again. Whatever
+    waited for a revoked machine ends: it is never to be asked again.
 
     Args:
         runtime: The server.
@@ -68,6 +70,8 @@ async def act(runtime: Runtime, visible: Scope, agent_id: UUID, action: AgentAct
             agent_id=agent.id,
             data={"before": before, "reason": reason},
         )
+        if action is AgentAction.REVOKE:
+            await end_all(session, visible.caller.actor, agent.id, reason, now)
 
 
 async def _change(session: AsyncSession, agent: Agent, action: AgentAction, now: datetime) -> None:

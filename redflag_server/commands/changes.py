@@ -45,6 +45,9 @@ _TOLD: Final[Mapping[CommandEvent, _Told]] = {
 RELEASED: Final = "released"
 """Code of a command that ended by the word of an operator."""
 
+REVOKED: Final = "agent_revoked"
+"""Code of a command, or of a plan, whose machine was revoked: nobody will answer."""
+
 RESTORED: Final = "restored"
 """Code of a live command that no machine was given when the backup was made from which the server was restored."""
 
@@ -89,7 +92,7 @@ async def change(
     command.state, command.state_at = after(before, event), reason.now
     if not keeps_alarm(before, CommandState(command.state)):
         command.overdue_at = None
-    told = _RELEASED if reason.code == RELEASED else _TOLD[event]
+    told = _RELEASED if reason.code in (RELEASED, REVOKED) else _TOLD[event]
     await tell(session, command, kind=told.kind, words=told.words, reason=reason, before=before, **facts)
 
 

@@ -37,10 +37,13 @@ from redflag_core.commands import (
     subjects_of,
 )
 from redflag_core.enrolment import AgentStatus
+from redflag_core.patching.plan_states import OPEN
 from redflag_server.agents.tables import Agent
-from redflag_server.commands.changes import RELEASED, Change, end, tell
+from redflag_server.commands.changes import RELEASED, REVOKED, Change, end, tell
 from redflag_server.commands.tables import Command, CommandSubject
 from redflag_server.db.engine import wake_after_commit
+from redflag_server.plans.changes import drop
+from redflag_server.plans.tables import Plan
 from redflag_server.problems import ConflictError, NotFoundError
 
 
@@ -171,6 +174,27 @@ async def release(session: AsyncSession, actor: str, command: Command, reason: s
         hint = "cancel it" if state in LIVE else f"it is {state}"
         raise ConflictError(f"only a command that was handed out and has not ended can be released: {hint}")
     await end(session, command, CommandEvent.CANCEL, Change(actor=actor, now=now, code=RELEASED, why=reason))
+
+
+async def end_all(session: AsyncSession, actor: str, agent_id: UUID, reason: str, now: datetime) -> None:
+    """
+    End all that waits for a machine that was revoked: its commands, and its plans that nobody ordered yet.
+
+    Args:
+        session: The open write transaction.
+        actor: Who revoked it.
+        agent_id: The machine.
+        reason: Why.
+        now: Database time, aware UTC.
+    """
+    live = select(Command).where(Command.agent_id == agent_id, Command.state.in_(LIVE)).order_by(Command.id)
+    for command in (await session.scalars(live.with_for_update())).all():
+        if command.state in LIVE:  # the end of one may be that of its cancellation
+            why = Change(actor=actor, now=now, code=REVOKED, why=reason)
+            await end(session, command, CommandEvent.CANCEL, why)
+    waiting = select(Plan).where(Plan.agent_id == agent_id, Plan.state.in_(OPEN)).order_by(Plan.id)
+    for plan in (await session.scalars(waiting.with_for_update())).all():
+        await drop(session, plan, actor, now, code=REVOKED, why=reason)
 
 
 async def retry(session: AsyncSession, actor: str, command: Command, reason: str, now: datetime) -> Command:

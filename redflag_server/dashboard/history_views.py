@@ -14,7 +14,7 @@ from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import PageOf, fetch_page
 from redflag_server.db.scope import Scope
 from redflag_server.events.tables import Event
-from redflag_server.plans.schema import MAX_AT_ONCE
+from redflag_server.plans.decisions import MAX_IN_TURN
 from redflag_server.problems import NotFoundError
 
 EVENTS: Final = 50
@@ -23,7 +23,7 @@ EVENTS: Final = 50
 NEWS: Final = timedelta(minutes=2)
 """For how long a page says what was just done: long enough to read it, and to see it after a slow answer."""
 
-SOME: Final = 2 * MAX_AT_ONCE
+SOME: Final = 2 * MAX_IN_TURN
 """Events among which a page looks for what was just done: one decision is an event for each package."""
 
 

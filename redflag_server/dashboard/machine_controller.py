@@ -180,13 +180,12 @@ async def _decide(runtime: Runtime, visible: Scope, agent_id: UUID, form: Form) 
 
 def _partly_planned(made: PlansMade) -> Mistake:
     left = f"{made.left} do not fit: plan again when these are installed" if made.left else ""
-    skipped = f"{len(made.skipped)} cannot be planned:" if made.skipped else ""
-    why = "its name or versions are none that may be part of a command"
+    skipped = f"{len(made.skipped)} cannot be planned now:" if made.skipped else ""
     return Mistake(
         form="plan",
         title="Planned, but not everything.",
         message="; ".join(part for part in (left, skipped) if part),
-        details=[(name, why) for name in made.skipped[:MAX_DETAILS]],
+        details=[(package.name, package.detail) for package in made.skipped[:MAX_DETAILS]],
         status=200,
     )
 

@@ -39,8 +39,7 @@ from redflag_server.dashboard.words import DECIDED
 from redflag_server.db.scope import Scope
 from redflag_server.injection import Injected
 from redflag_server.operators import MAX_FILTER, Cursor
-from redflag_server.plans.decisions import decide
-from redflag_server.plans.schema import MAX_AT_ONCE
+from redflag_server.plans.decisions import MAX_IN_TURN, decide, decide_in_turn
 from redflag_server.plans.service import make_plans
 from redflag_server.problems import ConflictError
 from redflag_server.runtime import Runtime
@@ -175,12 +174,10 @@ async def _decide_everywhere(runtime: Runtime, visible: Scope, form: Form) -> Mi
         form.until,
     )
     async with runtime.database.read() as session:
-        found = await find_decidable(session, visible, names, decision, MAX_AT_ONCE + 1)
+        found = await find_decidable(session, visible, names, decision, MAX_IN_TURN + 1)
     if not found:
         raise ConflictError(f"what you chose can be {DECIDED[decision].lower()} on no machine now")
-    if len(found) > MAX_AT_ONCE:
-        raise ConflictError(f"these are more than {MAX_AT_ONCE} packages: choose fewer; nothing was decided")
-    return short_of("fleet", await decide(runtime, visible, found, decision, reason, until=until))
+    return short_of("fleet", await decide_in_turn(runtime, visible, found, decision, reason, until=until))
 
 
 async def _packages_page(

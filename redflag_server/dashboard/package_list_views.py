@@ -26,6 +26,9 @@ from redflag_server.problems import InvalidRequestError
 NAMES: Final = 100
 """Names of packages on one page."""
 
+ROWS: Final = 1_000
+"""Rows that are read at once where all are looked at."""
+
 MAX_CURSOR: Final = 2_000
 """Characters of a cursor: it holds a name and a manager, each character in up to six bytes."""
 
@@ -204,9 +207,14 @@ async def find_decidable(
         by_manager.setdefault(each.manager, []).append(each.name)
     chosen = [and_(Package.manager == manager, Package.name.in_(some)) for manager, some in by_manager.items()]
     query = _open(visible.select(Package), Wanted(states=sorted(MOVES[DECISIONS[decision]].origins)))
-    rows = (await session.scalars(query.where(or_(*chosen)).order_by(Package.id).limit(most))).all()
-    working = await scanners_ok(session, rows)
-    return [row.id for row in rows if decision in seen(row, working).offers]
+    query = query.where(or_(*chosen)).order_by(Package.id).limit(ROWS)
+    found: list[UUID] = []
+    rows: Sequence[Package] = (await session.scalars(query)).all()
+    while rows and len(found) < most:
+        working = await scanners_ok(session, rows)
+        found += [row.id for row in rows if decision in seen(row, working).offers]
+        rows = (await session.scalars(query.where(Package.id > rows[-1].id))).all()
+    return found[:most]
 
 
 def _open(query: Any, wanted: Wanted) -> Any:

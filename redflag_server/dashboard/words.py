@@ -251,6 +251,7 @@ STATEMENT_KINDS: Final[Mapping[str, str]] = {
 """What an executor signed."""
 
 CODES: Final[Mapping[str, str]] = {
+    "agent_revoked": "Its machine was revoked, so nobody will answer.",
     "bad_signature": "The machine does not believe the signature. Its trust bundle may be old.",
     "cancelled": "It was cancelled before it was started, and never will be.",
     "clock_wrong": "The machine's clock is so far behind that it cannot judge any time. Set it.",

@@ -1,8 +1,8 @@
 """
 What people decide about packages: one, some, or all that a filter finds, each with its own answer.
 
-Whether a package can be decided about is the core's table. Everything that is decided at once is one transaction,
-and each package gets an event of its own.
+Whether a package can be decided about is the core's table. Up to `MAX_AT_ONCE` packages are one transaction, and each
+package gets an event of its own.
 """
 
 from collections import Counter
@@ -29,6 +29,9 @@ from redflag_server.plans.changes import DECIDED, drop, open_plans
 from redflag_server.plans.schema import MAX_AT_ONCE, BulkOutcome, DecidedPackage, DecisionOutcome
 from redflag_server.problems import ConflictError, InvalidRequestError, NotFoundError
 from redflag_server.runtime import Runtime
+
+MAX_IN_TURN: Final = 10_000
+"""Most packages of `decide_in_turn`: about half a minute of work, which somebody waits for."""
 
 ENDS_AT_ONCE: Final = 500
 """Decisions whose time is over that end in one transaction: others write in between."""
@@ -113,13 +116,60 @@ async def decide(
     verdict = make_verdict(decision, reason, until, now)
     if not 1 <= len(wanted) <= MAX_AT_ONCE:
         raise InvalidRequestError(f"name 1 to {MAX_AT_ONCE} packages at once")
+    items = await _decide_some(runtime, visible, wanted, verdict, now)
+    if all(item.outcome is DecisionOutcome.NOT_FOUND for item in items):
+        raise NotFoundError("there is no such package" if len(wanted) == 1 else "there are no such packages")
+    return _summary(items)
+
+
+async def decide_in_turn(
+    runtime: Runtime,
+    visible: Scope,
+    package_ids: Sequence[UUID],
+    decision: Decision,
+    reason: str,
+    *,
+    until: datetime | None = None,
+) -> BulkOutcome:
+    """
+    Decide about more packages than one transaction takes: `MAX_AT_ONCE` at a time, as of one moment.
+
+    What was decided stays decided when a later part fails.
+
+    Args:
+        runtime: The server.
+        visible: Who decides.
+        package_ids: The packages, at most `MAX_IN_TURN`.
+        decision: What.
+        reason: Why, one line.
+        until: Until when, aware; needed to defer, possible to exclude.
+
+    Returns:
+        What became of each package, in the order given.
+
+    Raises:
+        InvalidRequestError: A meaningless end.
+        ConflictError: They are too many; nothing was decided.
+    """
+    now = runtime.clock.now()
+    verdict = make_verdict(decision, reason, until, now)
+    if len(package_ids) > MAX_IN_TURN:
+        raise ConflictError(f"these are more than {MAX_IN_TURN} packages: choose fewer; nothing was decided")
+    items: list[DecidedPackage] = []
+    for start in range(0, len(package_ids), MAX_AT_ONCE):
+        some = package_ids[start : start + MAX_AT_ONCE]
+        items += await _decide_some(runtime, visible, some, verdict, now)
+    return _summary(items)
+
+
+async def _decide_some(
+    runtime: Runtime, visible: Scope, wanted: Sequence[UUID], verdict: Verdict, now: datetime
+) -> list[DecidedPackage]:
     async with runtime.database.write() as session:
         query = visible.select(Package).where(Package.id.in_(wanted)).with_for_update()
-        found = {package.id: package for package in (await session.scalars(query)).all()}
-        if not found:
-            raise NotFoundError("there is no such package" if len(wanted) == 1 else "there are no such packages")
-        outcomes = await _decide(session, visible, list(found.values()), verdict, now)
-        return _summary([outcomes.get(package_id) or _unknown(package_id) for package_id in wanted])
+        found = (await session.scalars(query)).all()
+        outcomes = await _decide(session, visible, list(found), verdict, now)
+        return [outcomes.get(package_id) or _unknown(package_id) for package_id in wanted]
 
 
 async def decide_matching(

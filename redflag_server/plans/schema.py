@@ -297,6 +297,22 @@ class PlanDetail(PlanItem):
 
 
 @attrs.frozen
+class SkippedPackage:
+    """
+    An approved package that is in none of the plans, and stays approved.
+
+    Attributes:
+        package_id: Its id.
+        name: Its name.
+        detail: Why, and what to do.
+    """
+
+    package_id: UUID
+    name: str
+    detail: str
+
+
+@attrs.frozen
 class PlansMade:
     """
     Plans that were asked for now.
@@ -304,13 +320,13 @@ class PlansMade:
     Attributes:
         items: The plans, one for each machine and package manager.
         left: How many approved packages of the machine did not fit. They stay approved: plan again afterwards.
-        skipped: Names of approved packages of the machine that cannot be planned: their names or versions are none
-            that may become part of a command line.
+        skipped: Packages that cannot be planned now: their machine still works on them or, where a machine was
+            named, their names or versions are none that may become part of a command line.
     """
 
     items: list[PlanItem]
     left: int = 0
-    skipped: list[str] = attrs.field(factory=list)
+    skipped: list[SkippedPackage] = attrs.field(factory=list)
 
 
 # --- examples ---

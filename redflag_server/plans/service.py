@@ -17,14 +17,14 @@ from uuid_utils.compat import uuid7
 
 from redflag_core import codec
 from redflag_core.command_queue import LIVE
-from redflag_core.commands import CommandType, PlanParams, UpgradeParams, dump_params
+from redflag_core.commands import CommandType, PlanParams, UpgradeParams, dump_params, subjects_of
 from redflag_core.errors import IllegalMoveError, MalformedError
 from redflag_core.patching import Move, PackageTarget, PlanState, Transaction
 from redflag_core.patching.plan import MAX_TARGETS
 from redflag_core.scanning import PackageState
 from redflag_server.agents.tables import Agent
 from redflag_server.commands.queue import NewCommand, cancel, order
-from redflag_server.commands.tables import Command
+from redflag_server.commands.tables import Command, CommandSubject
 from redflag_server.db.scope import Scope
 from redflag_server.packages.moves import PackageMoves, Told, packages_of_plan
 from redflag_server.packages.sightings import sighting_of
@@ -32,7 +32,7 @@ from redflag_server.packages.tables import Package
 from redflag_server.plans.changes import DISCARDED, REPLACED, Step, drop, open_plans, step, tell
 from redflag_server.plans.follow import requested_of
 from redflag_server.plans.listing import plan_item
-from redflag_server.plans.schema import MAX_AT_ONCE, PlanItem, PlansMade
+from redflag_server.plans.schema import MAX_AT_ONCE, PlanItem, PlansMade, SkippedPackage
 from redflag_server.plans.tables import Plan
 from redflag_server.problems import ConflictError, InvalidRequestError, NotFoundError
 from redflag_server.runtime import Runtime
@@ -73,12 +73,13 @@ async def make_plans(runtime: Runtime, visible: Scope, package_ids: Iterable[UUI
         reason: Why, one line.
 
     Returns:
-        The plans.
+        The plans, and which packages were left out because their machine still works on them.
 
     Raises:
         InvalidRequestError: None or too many packages.
         NotFoundError: One of them does not exist, or is not for the caller to see.
-        ConflictError: One of them is not approved or cannot be planned, or there are too many for one plan.
+        ConflictError: One of them is not approved or cannot be named, there are too many for one plan, or their
+            machines still work on all of them.
     """
     wanted, now = set(package_ids), runtime.clock.now()
     if not 1 <= len(wanted) <= MAX_AT_ONCE:
@@ -90,14 +91,19 @@ async def make_plans(runtime: Runtime, visible: Scope, package_ids: Iterable[UUI
             raise NotFoundError(
                 "there is no such package" if len(wanted) == 1 else "not all of these packages exist"
             )
-        groups = [_Group(group, [_target(package) for package in group]) for group in _grouped(packages)]
+        for package in packages:
+            _target(package)
+        able, skipped = await _able(session, packages)
+        if not able:
+            raise ConflictError(skipped[0].detail)
+        groups = [_Group(group, [_target(package) for package in group]) for group in _grouped(able)]
         for group in groups:
             if not _fits(group.targets, group.first.manager):
                 raise ConflictError(
                     f"{len(group.targets)} packages of one machine are too many for one plan, which takes "
                     f"{MAX_TARGETS} at most: name fewer, and plan the rest when these are installed"
                 )
-        return PlansMade(await _make(session, visible, groups, reason, now))
+        return PlansMade(await _make(session, visible, groups, reason, now), skipped=skipped)
 
 
 async def plan_machine(runtime: Runtime, visible: Scope, agent_id: UUID, reason: str) -> PlansMade:
@@ -125,10 +131,11 @@ async def plan_machine(runtime: Runtime, visible: Scope, agent_id: UUID, reason:
         query = visible.select(Package).where(Package.agent_id == agent_id, Package.state == PackageState.APPROVED)
         in_order = query.order_by(Package.security.desc(), Package.name, Package.arch)
         packages = (await session.scalars(in_order.with_for_update())).all()
-        able, skipped = _able(packages)
+        able, skipped = await _able(session, packages)
         groups = [_fitting(group) for group in _grouped(able)]
         if not groups:
-            raise ConflictError(f"nothing on {hostname} is approved that can be planned: approve packages first")
+            hint = skipped[0].detail if skipped else "approve packages first"
+            raise ConflictError(f"nothing on {hostname} is approved that can be planned: {hint}")
         left = len(able) - sum(len(group.packages) for group in groups)
         return PlansMade(await _make(session, visible, groups, reason, now), left, skipped)
 
@@ -158,17 +165,42 @@ def _target(package: Package) -> PackageTarget:
         ) from None
 
 
-def _able(packages: Sequence[Package]) -> tuple[list[Package], list[str]]:
+async def _able(session: AsyncSession, packages: Sequence[Package]) -> tuple[list[Package], list[SkippedPackage]]:
     """One package that cannot be planned does not stop the others."""
+    at_work = await _at_work(session, packages)
     able, skipped = [], []
     for package in packages:
         try:
-            _target(package)
-        except ConflictError:
-            skipped.append(package.name)
-        else:
+            busy = at_work.get((package.agent_id, _subject(package.manager, _target(package))))
+        except ConflictError as error:
+            busy = error.message
+        if busy is None:
             able.append(package)
+        else:
+            skipped.append(SkippedPackage(package_id=package.id, name=package.name, detail=busy))
     return able, skipped
+
+
+async def _at_work(session: AsyncSession, packages: Sequence[Package]) -> dict[tuple[UUID, str], str]:
+    """
+    What machines still do, by what it is about, for people.
+
+    A plan that was given up frees its packages at once; its machine may have been told already, and answers later.
+    """
+    query = (
+        select(CommandSubject.agent_id, CommandSubject.subject, Command.type, Command.id)
+        .join(Command, Command.id == CommandSubject.command_id)
+        .where(CommandSubject.agent_id.in_({package.agent_id for package in packages}))
+    )
+    return {
+        (row.agent_id, row.subject): f"{row.type} {row.id} of it has not ended: wait for it, or release it"
+        for row in await session.execute(query)
+    }
+
+
+def _subject(manager: str, target: PackageTarget) -> str:
+    (subject,) = subjects_of(CommandType.PACKAGES_PLAN, PlanParams(manager, (target,)))
+    return subject
 
 
 def _fitting(packages: Sequence[Package]) -> _Group:

@@ -1,6 +1,7 @@
 """Pages on which people decide about updates, plan and install them, and see what machines were told to do."""
 
 import re
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -17,14 +18,15 @@ from redflag_core.testing import START
 from redflag_server.accounts.forms import MAX_CHOICES
 from redflag_server.accounts.permissions import UserRole
 from redflag_server.commands import queue
-from redflag_server.commands.changes import RELEASED, RESTORED
+from redflag_server.commands.changes import RELEASED, RESTORED, REVOKED
 from redflag_server.commands.tables import Command
-from redflag_server.dashboard import rendering, words
+from redflag_server.dashboard import package_controller, package_list_views, rendering, words
 from redflag_server.dashboard.command_views import LISTED
 from redflag_server.dashboard.history_views import EVENTS, KINDS_OF, Subject
 from redflag_server.dashboard.package_list_views import NAMES, OPEN_STATES
 from redflag_server.dashboard.pages import MAX_DETAILS
 from redflag_server.packages.tables import Package
+from redflag_server.plans import decisions
 from redflag_server.plans.changes import DECIDED, DISCARDED, REPLACED, SCANNED
 from redflag_server.plans.tables import Plan
 from tests.helpers import orders
@@ -315,7 +317,7 @@ async def test_what_a_plan_leaves_out_is_said(server, place, alice):
 
     shown = Text(answer.text)
     assert 200 == answer.status_code
-    assert "Planned, but not everything. 1 cannot be planned:" in shown.text
+    assert "Planned, but not everything. 1 cannot be planned now:" in shown.text
     assert "bash-" in shown.text
     assert "Plan for 1 package" in shown.text
 
@@ -951,6 +953,36 @@ async def test_packages_are_approved_on_every_machine_on_which_that_is_possible(
     assert "(and 2 more like this)" in shown.text
 
 
+async def test_a_decision_over_a_large_fleet_is_made_in_parts(server, place, alice, monkeypatch):
+    """Rows that nothing can be decided about hide none of the others, and the page counts all that was decided."""
+    monkeypatch.setattr(package_list_views, "ROWS", 2)
+    monkeypatch.setattr(decisions, "MAX_AT_ONCE", 2)
+    held = {"state": PackageState.HELD}
+    for number, columns in enumerate([held, held, {}, held, {}, {}, {}, {}]):
+        agent = await add_machine(server.runtime, place, f"web-{number}")
+        await add_packages(server.runtime, place, agent, [("bash", columns)])
+
+    shown = await alice.do("/packages", chosen=["apt:bash"], decision="approve", reason="a bad bug")
+
+    states = Counter(row.state for row in await server.rows(Package))
+    assert {"held": 3, "approved": 5} == states
+    assert "(and 4 more like this)" in shown.text
+
+
+async def test_a_decision_about_too_much_changes_nothing(server, place, alice, monkeypatch):
+    """Somebody waits for the page: beyond a bound it says to choose fewer."""
+    monkeypatch.setattr(decisions, "MAX_IN_TURN", 1)
+    monkeypatch.setattr(package_controller, "MAX_IN_TURN", 1)
+    for name in ("web", "db"):
+        agent = await add_machine(server.runtime, place, name)
+        await add_packages(server.runtime, place, agent, [("bash", {})])
+
+    refused = await alice.fail("/packages", 409, chosen=["apt:bash"], decision="approve")
+
+    assert "These are more than 1 packages: choose fewer; nothing was decided" in refused.text
+    assert ["available"] * 2 == [row.state for row in await server.rows(Package)]
+
+
 async def test_a_decision_over_the_fleet_that_is_possible_nowhere_is_a_sentence(server, place, alice):
     """Nothing ticked, nothing possible, nothing known: the list is shown again, with what was ticked."""
     agent = await add_machine(server.runtime, place)
@@ -1189,7 +1221,7 @@ def subclasses(error):
 
 def test_every_code_with_which_the_server_ends_something_has_a_sentence():
     """Released, restored, and what ends plans: explained like the codes of machines."""
-    own = {RELEASED, RESTORED, DISCARDED, REPLACED, DECIDED, SCANNED}
+    own = {RELEASED, RESTORED, REVOKED, DISCARDED, REPLACED, DECIDED, SCANNED}
 
     assert set() == own - set(words.CODES)
 

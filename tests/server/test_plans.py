@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from redflag_core import codec
+from redflag_core.command_queue import LIVE
 from redflag_core.commands import CommandType, UpgradeParams
 from redflag_core.patching import Change, Transaction
 from redflag_core.patching.plan import MAX_TARGETS
@@ -16,8 +17,8 @@ from redflag_core.scanning import Package as ScannedPackage
 from redflag_core.scanning import PackageState
 from redflag_core.statements import Outcome, PackageOutcome, PackageResult
 from redflag_server.commands.queue import cancel, release
-from redflag_server.commands.tables import Command
-from redflag_server.commands.upkeep import expire_commands
+from redflag_server.commands.tables import Command, CommandSubject
+from redflag_server.commands.upkeep import expire_commands, raise_alarms
 from redflag_server.events.tables import Event
 from redflag_server.packages.tables import Package
 from redflag_server.plans.listing import REFUSED_BY_MACHINE
@@ -329,6 +330,49 @@ async def test_a_plan_is_discarded_while_it_is_made(ward: Ward, delivered: bool)
     assert "dropped" == (await ward.get(f"plans/{plan['id']}"))["state"]
     assert ("approved", None) == ((await ward.row("curl")).state, (await ward.row("curl")).plan_id)
     await ward.order_plan("curl")
+
+
+@pytest.mark.parametrize("whole_machine", [False, True])
+async def test_what_a_machine_still_works_on_does_not_stop_the_others(ward: Ward, whole_machine: bool):
+    """The command of a plan that was given up holds its package; the rest is planned, and the answer names it."""
+    await ward.decide("approve", "curl", "openssl")
+    plan = await ward.order_plan("curl")
+    cmd_id, _ = await ward.take(CommandType.PACKAGES_PLAN)
+    await ward.post(f"plans/{plan['id']}/discard")
+    ids = [str((await ward.row(name)).id) for name in ("curl", "openssl")]
+
+    which = {"agent_id": ward.machine.agent_id} if whole_machine else {"package_ids": ids}
+    made = await ward.post("plans", 201, **which)
+
+    assert [("curl", ids[0])] == [(each["name"], each["package_id"]) for each in made["skipped"]]
+    assert f"packages.plan {cmd_id} of it has not ended" in made["skipped"][0]["detail"]
+    assert [1] == [item["packages"] for item in made["items"]]
+    assert {"curl": "approved", "openssl": "planning"} == await ward.states()
+
+
+@pytest.mark.parametrize("stage", ["ordered", "handed out", "ready", "to be installed", "being installed"])
+async def test_a_revoked_machine_leaves_nothing_open(ward: Ward, stage: str):
+    """Nobody will answer any more: its commands and plans end, and no alarm follows."""
+    if stage in ("ordered", "handed out"):
+        await ward.decide("approve", "curl")
+        plan = await ward.order_plan("curl")
+    else:
+        plan = await ward.plan("curl")
+    if stage in ("to be installed", "being installed"):
+        await ward.install(plan)
+    if stage in ("handed out", "being installed"):
+        await ward.machine.fetch(ward.server.client)
+
+    await ward.post(f"agents/{ward.machine.agent_id}/revoke", reason="sold")
+    ward.server.clock.advance(30 * 86_400)
+    await raise_alarms(ward.server.runtime)
+
+    plan = await ward.get(f"plans/{plan['id']}")
+    commands = await ward.server.rows(Command)
+    assert ("dropped", "agent_revoked", "sold") == (plan["state"], plan["code"], plan["detail"])
+    assert "approved" == (await ward.row("curl")).state
+    assert not [row.state for row in commands if row.state in LIVE or row.overdue_at]
+    assert [] == await ward.server.rows(CommandSubject)
 
 
 # --- installations that end otherwise ---
@@ -696,7 +740,9 @@ async def test_one_package_that_cannot_be_planned_does_not_stop_the_others(serve
     made = await ward.post("plans", 201, agent_id=ward.machine.agent_id)
 
     assert "bash- cannot be planned" in alone["detail"]
-    assert (["bash-"], 1) == (made["skipped"], made["items"][0]["packages"])
+    (skipped,) = made["skipped"]
+    assert ("bash-", 1) == (skipped["name"], made["items"][0]["packages"])
+    assert "bash- cannot be planned" in skipped["detail"]
     assert {"bash-": "approved", "curl": "planning", "openssl": "available"} == await ward.states()
 
 
