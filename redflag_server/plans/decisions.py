@@ -1,8 +1,8 @@
 """
 What people decide about packages: one, some, or all that a filter finds, each with its own answer.
 
-Whether a package can be decided about is the core's table. Up to `MAX_AT_ONCE` packages are one transaction, and each
-package gets an event of its own.
+Whether a package can be decided about is the core's table. Up to `MAX_AT_ONCE` packages are one transaction,
+and each package gets an event of its own.
 """
 
 from collections import Counter
