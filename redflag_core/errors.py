@@ -95,6 +95,12 @@ class MachineMismatchError(VerificationError):
     code = "machine_mismatch"
 
 
+class ProofError(VerificationError):
+    """A Merkle proof does not show what it is said to show: that something is in a tree, or was before in it."""
+
+    code = "bad_proof"
+
+
 class ConfigurationError(RedFlagError):
     """This installation is set up in a way that must not run. The message says what to change."""
 

@@ -46,6 +46,7 @@ from redflag_core.statements import (
 )
 from redflag_core.testing import START, SeededEntropy
 from redflag_core.trust import DAY, Root, bundle_digest, first_root, new_bundle, next_root, sign_bundle
+from tests.vectors import trees
 
 HERE: Final = Path(__file__).parent
 NOW: Final = int(START.timestamp())
@@ -312,6 +313,7 @@ def files() -> dict[str, str]:
         "commands": commands(),
         "statements": statements(),
         "transactions": transactions(),
+        "merkle": trees.merkle(),
     }
     return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in content.items()}
 
