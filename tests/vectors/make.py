@@ -6,6 +6,7 @@ does; and that takes a new version of it.
 """
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from redflag_core.commands import (
 )
 from redflag_core.enrolment import RegistrationToken, new_secret, secret_digest
 from redflag_core.envelope import pae, sign_envelope
-from redflag_core.keys import SigningKey
+from redflag_core.keys import SigningKey, VerifyKey
 from redflag_core.machine import APP_ID, RawMachine, component, machine_id_component, make_evidence
 from redflag_core.messages import PublicKey, Role, TrustedKey
 from redflag_core.patching import Change, PackageTarget, Transaction
@@ -46,6 +47,7 @@ from redflag_core.statements import (
 )
 from redflag_core.testing import START, SeededEntropy
 from redflag_core.trust import DAY, Root, bundle_digest, first_root, new_bundle, next_root, sign_bundle
+from redflag_core.webhooks import WebhookSecret, format_webhook_key, parse_webhook_key, sign_webhook
 from tests.vectors import trees
 
 HERE: Final = Path(__file__).parent
@@ -301,6 +303,37 @@ def transactions() -> list[Any]:
     return [{"transaction": codec.unstructure(TRANSACTION), "plan_hash": TRANSACTION.plan_hash}]
 
 
+def webhooks() -> list[Any]:
+    """Messages signed by secrets and private keys; the first two are the published known answers of the format."""
+    published = ("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}')
+    pair = "6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+    secrets = [format_webhook_key(WebhookSecret(SeededEntropy(31).token(size))) for size in (24, 64)]
+    private = format_webhook_key(key(32))
+    cases = (
+        (*published, ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]),
+        (*published, ["whsk_" + pair]),
+        ("msg_1", NOW, b"", secrets[:1]),
+        ("rotation", NOW, bytes(range(256)), [*secrets, private]),
+        ("0190b5a4-7a3c-7def-8abc-000000000001", NOW, '{"type":"a.b","data":"\u20ac"}'.encode(), [private]),
+    )
+    return [_webhook(*case) for case in cases]
+
+
+def _webhook(message_id: str, created: int, body: bytes, texts: list[str]) -> Any:
+    signers = [each for each in map(parse_webhook_key, texts) if not isinstance(each, VerifyKey)]
+    now = datetime.fromtimestamp(created, UTC)
+    receivers = [each.verify_key if isinstance(each, SigningKey) else each for each in signers]
+    return {
+        "id": message_id,
+        "timestamp": created,
+        "body": body.hex(),
+        "signed_with": texts,
+        "verified_with": [format_webhook_key(each) for each in receivers],
+        "key_ids": [each.key_id for each in receivers],
+        "headers": sign_webhook(body, *signers, message_id=message_id, now=now),
+    }
+
+
 def files() -> dict[str, str]:
     """Name and content of every file of vectors."""
     content = {
@@ -314,6 +347,7 @@ def files() -> dict[str, str]:
         "statements": statements(),
         "transactions": transactions(),
         "merkle": trees.merkle(),
+        "webhooks": webhooks(),
     }
     return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in content.items()}
 
