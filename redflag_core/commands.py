@@ -227,7 +227,7 @@ class Order:
 @attrs.frozen
 class ApprovalProof:
     """
-    An operator's approval of exactly this command. Version 1 has the place; this release accepts none.
+    An operator's approval of exactly this command, see `redflag_core.approvals`.
 
     Attributes:
         envelope: Signed approval in base64.
@@ -335,7 +335,7 @@ def parse_params(kind: str, text: bytes) -> Params:
         UnknownCommandError: This release does not carry out such a type, or these are not its parameters.
     """
     if kind in CONSEQUENTIAL:
-        raise UnknownCommandError(f"{kind} needs an operator's signed approval, which this release does not take")
+        raise UnknownCommandError(f"{kind} is not carried out by this release, with an approval or without")
     cls = PARAMS.get(CommandType(kind)) if kind in set(CommandType) else None
     if cls is None:
         raise UnknownCommandError(f"this agent does not carry out {kind}")
@@ -376,12 +376,14 @@ class Orderable:
         type: Its type.
         params: JSON text of its parameters, see `dump_params`.
         start_by: Until when the work may be started, unix seconds.
+        approval: An operator's approval of it, if it needs one.
     """
 
     cmd_id: str
     type: str
     params: bytes
     start_by: int
+    approval: ApprovalProof | None = None
 
 
 def sign_command(
@@ -421,6 +423,7 @@ def sign_command(
         nonce=b64url_encode(entropy.token(NONCE_BYTES)),
         start_by=what.start_by,
         params=b64encode(what.params),
+        approval=what.approval,
     )
     wire = sign_envelope(COMMAND_TYPE, codec.dump(body), key)
     if len(wire) > MAX_ENVELOPE_BYTES:

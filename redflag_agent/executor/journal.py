@@ -18,6 +18,7 @@ import attrs
 
 from redflag_agent.database import Database, Schema
 from redflag_agent.executor.errors import JournalError
+from redflag_core.approvals import ApprovalUse
 from redflag_core.commands import Order
 from redflag_core.errors import RollbackError
 from redflag_core.statements import Outcome
@@ -52,12 +53,21 @@ CREATE INDEX statements_undelivered ON statements (id) WHERE NOT delivered;
 CREATE TABLE starts (cmd_id TEXT PRIMARY KEY, started_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
+_APPROVALS: Final = """
+ALTER TABLE commands ADD COLUMN approved INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE approval_uses (
+    approval_id TEXT NOT NULL, leaf INTEGER NOT NULL, cmd_id TEXT NOT NULL, used_at INTEGER NOT NULL,
+    PRIMARY KEY (approval_id, leaf, cmd_id)
+) STRICT, WITHOUT ROWID;
+"""
+
 SCHEMA: Final = Schema(
-    1,
+    2,
     _TABLES,
     JournalError,
     "it is damaged; restore it from a backup of this machine, or move it away: the server then asks an operator"
     " whether this machine may go on",
+    later=(_APPROVALS,),
 )
 
 
@@ -92,6 +102,7 @@ class Entry:
         state: Where it stands.
         params: Its parameters, until it has ended.
         start_by: Until when it may be started, unix seconds.
+        approved: Whether it came with an operator's verified approval, which is spent.
         change: The transaction that was started, JSON, until it has ended.
         repairs: How many repairs were started after an interruption.
         started_at: Unix seconds.
@@ -108,6 +119,7 @@ class Entry:
     state: State
     params: bytes | None
     start_by: int | None
+    approved: bool
     change: bytes | None
     repairs: int
     started_at: int | None
@@ -247,13 +259,24 @@ class Page:
         """How many commands arrived since *moment* (unix seconds), whatever became of them."""
         return int(self._value("SELECT count(*) FROM commands WHERE arrived_at > ?", moment))
 
-    def accept(self, arrival: Arrival, *, params: bytes, start_by: int) -> Entry:
-        """A command that will be carried out once."""
+    def accept(
+        self, arrival: Arrival, *, params: bytes, start_by: int, approval: ApprovalUse | None = None
+    ) -> Entry:
+        """A command that will be carried out once. Its approval is spent from now on, whatever becomes of it."""
         self._add(arrival, State.ACCEPTED)
         self.db.execute(
-            "UPDATE commands SET params = ?, start_by = ? WHERE cmd_id = ?", (params, start_by, arrival.cmd_id)
+            "UPDATE commands SET params = ?, start_by = ?, approved = ? WHERE cmd_id = ?",
+            (params, start_by, approval is not None, arrival.cmd_id),
         )
+        if approval is not None:
+            used = (approval.approval_id, approval.index, arrival.cmd_id, arrival.at)
+            self.db.execute("INSERT INTO approval_uses VALUES (?, ?, ?, ?)", used)
         return self._entries("cmd_id = ?", arrival.cmd_id)[0]
+
+    def uses(self, approval: ApprovalUse) -> int:
+        """How many commands were accepted with this leaf of an approval."""
+        query = "SELECT count(*) FROM approval_uses WHERE approval_id = ? AND leaf = ?"
+        return int(self._value(query, approval.approval_id, approval.index))
 
     def bury(self, arrival: Arrival, *, code: str, detail: str) -> None:
         """A command that will never be started."""
@@ -405,7 +428,11 @@ class Page:
         return found
 
     def clear(self) -> None:
-        """Forget the commands: they were another identity's. Today's starts stay: they were this machine's."""
+        """
+        Forget the commands: they were another identity's.
+
+        Today's starts stay, because they were this machine's, and so do spent approvals.
+        """
         for table in ("marks", "nonces", "commands", "statements"):
             self.db.execute(f"DELETE FROM {table}")  # noqa: S608
 
@@ -496,5 +523,5 @@ class Journal:
 
 def _entry(values: dict[str, Any]) -> Entry:
     outcome = values.pop("outcome")
-    state = State(values.pop("state"))
-    return Entry(**values, state=state, outcome=None if outcome is None else Outcome(outcome))
+    state, approved = State(values.pop("state")), bool(values.pop("approved"))
+    return Entry(**values, state=state, approved=approved, outcome=None if outcome is None else Outcome(outcome))

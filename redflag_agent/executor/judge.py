@@ -22,6 +22,7 @@ from redflag_agent.executor.journal import DAY, Arrival, Entry, Journal, Kind, P
 from redflag_agent.executor.voice import Ending, Refusable, Voice, Why, completed, failed, who
 from redflag_agent.limits_file import read_limits
 from redflag_agent.state import StateFile
+from redflag_core.approvals import ApprovalUse, check_approval
 from redflag_core.commands import (
     COMMAND_LEEWAY,
     CancelParams,
@@ -52,8 +53,10 @@ from redflag_core.errors import (
     VerificationError,
 )
 from redflag_core.freshness import unix
+from redflag_core.messages import Role
 from redflag_core.patching import check_limits
 from redflag_core.statements import Outcome
+from redflag_core.trust import live_keys
 
 MAX_OWED: Final = 500
 """Statements that may wait for the server. Beyond it no command is accepted: none of them is ever dropped."""
@@ -161,25 +164,40 @@ class Judge:
         if known is not None:
             return self._again(page, command, known, at)
         try:
-            params = self._check(page, body, now)
+            params, approval = self._check(page, body, authority, now)
         except CommandRefusedError as refusal:
             return self._turn_away(page, command, refusal, at)
         page.raise_high_water(body.iat, most=authority.bundle.not_after)
-        return self._accept(page, command, params, at)
+        return self._accept(page, command, params, approval, at)
 
-    def _check(self, page: Page, body: Command, now: datetime) -> Params:
+    def _check(
+        self, page: Page, body: Command, authority: Authority, now: datetime
+    ) -> tuple[Params, ApprovalUse | None]:
         """Whether this machine carries it out now. What no time will change is said before what it may."""
         _check_room(page, int(unix(now)))
         params = parse_params(body.type, b64decode(body.params))
-        if body.approval is not None:
-            raise NeedsApprovalError("this release takes no approvals: order what needs none")
         if isinstance(params, PlanParams | UpgradeParams) and params.manager not in self.managers:
             raise UnknownCommandError(f"this agent does not patch with {params.manager}")
+        approval = self._approval(page, body, authority, now)
         check_start_by(body.start_by, now=now)
         if isinstance(params, UpgradeParams):
             limits = read_limits(self.limits)
             check_limits(limits, manager=params.manager, started=page.starts(), now=now)
-        return params
+        return params, approval
+
+    def _approval(self, page: Page, body: Command, authority: Authority, now: datetime) -> ApprovalUse | None:
+        """
+        The operator's approval that a command carries, checked and not used up.
+
+        Whether a change needs one is decided from the transaction, just before it is started.
+        """
+        known = who(self.state.state)
+        organization = known.registration.organization
+        operators = live_keys(authority.bundle, Role.OPERATOR, now=now, organization=organization)
+        use = check_approval(body, operators, root_fp=known.pins.root_fp, organization=organization, now=now)
+        if use is not None and page.uses(use) >= use.max_starts:
+            raise NeedsApprovalError("the operator's approval was used already: it must be approved anew")
+        return use
 
     # --- answers
 
@@ -217,9 +235,12 @@ class Judge:
             page.say(cmd_id, Kind.REFUSED if known.state is State.NEVER else Kind.RESULT, repeated, at=at)
         return Answer(repeated, what, kept=True)
 
-    def _accept(self, page: Page, command: VerifiedCommand, params: Params, at: int) -> Answer:
+    def _accept(
+        self, page: Page, command: VerifiedCommand, params: Params, approval: ApprovalUse | None, at: int
+    ) -> Answer:
         body, what = command.body, Refusable.read(command)
-        entry = page.accept(_arrival(command, at), params=b64decode(body.params), start_by=body.start_by)
+        arrival, text = _arrival(command, at), b64decode(body.params)
+        entry = page.accept(arrival, params=text, start_by=body.start_by, approval=approval)
         if isinstance(params, CancelParams):
             envelope = self._end_at_once(page, entry, self._cancel(page, params, at), at)
         elif isinstance(params, HeartbeatParams):

@@ -33,9 +33,8 @@ from redflag_core import codec
 from redflag_core.commands import UpgradeParams, check_start_by
 from redflag_core.errors import (
     ClockError,
+    CommandRefusedError,
     LimitError,
-    NeedsApprovalError,
-    PlanDriftedError,
     RedFlagError,
     ScanError,
 )
@@ -122,9 +121,9 @@ class Upgrader:
             self._check_may_start(page, entry, params)
         planned = await self.plan(params.packages, installer)
         try:
-            transaction = check_apply(planned.transaction, plan_hash=params.plan_hash)
-            steps = await installer.steps(transaction)
-        except (PlanDriftedError, NeedsApprovalError) as error:
+            transaction = check_apply(planned.transaction, plan_hash=params.plan_hash, approved=entry.approved)
+            steps = await installer.steps(transaction, approved=entry.approved)
+        except CommandRefusedError as error:
             return failed(error, *planned.packages)
         await self._check_unlocked(installer)
         self._claim_and_spawn(entry, params, transaction, steps)

@@ -24,11 +24,19 @@ from redflag_agent.installers.apt_plan import (
     judge,
     label_of,
     labels_of,
+    removal_of,
     spec_of,
     transaction_of,
     versions_of,
 )
-from redflag_agent.installers.apt_steps import EXACTLY, install_step, mark_step, repair_step, step_environment
+from redflag_agent.installers.apt_steps import (
+    EXACTLY,
+    install_step,
+    leave_for,
+    mark_step,
+    repair_step,
+    step_environment,
+)
 from redflag_agent.installers.model import Aftermath, Planned, Step
 from redflag_agent.scanners.apt_output import Simulation, VersionTable, parse_inventory
 from redflag_agent.scanners.apt_tools import (
@@ -80,37 +88,37 @@ class AptInstaller:
                     return planned
         raise ScanError(MOVING)
 
-    async def steps(self, transaction: Transaction) -> tuple[Step, ...]:
+    async def steps(self, transaction: Transaction, *, approved: bool = False) -> tuple[Step, ...]:
         """
         See `Installer.steps`.
 
         The command is simulated once more with every package and version named, and has to do the same.
 
         Raises:
-            NeedsApprovalError: The transaction is beyond routine.
+            NeedsApprovalError: The transaction is beyond routine, and not approved.
             PlanDriftedError: The command would do something else by now.
             ScanError: apt or dpkg cannot tell.
         """
-        check_apply(transaction, plan_hash=transaction.plan_hash)
+        check_apply(transaction, plan_hash=transaction.plan_hash, approved=approved)
         async with self._tools() as tools:
             machine = await _machine(tools)
             if any(change.before != _version(change, machine) for change in transaction.changes):
                 raise PlanDriftedError("other versions are installed than when this was planned")
             specs = [_spec(change, tools.native) for change in transaction.changes]
             again = await _simulate(tools, machine, _requested(transaction), specs)
-            check_apply(again, plan_hash=transaction.plan_hash)
+            check_apply(again, plan_hash=transaction.plan_hash, approved=approved)
             return await self._steps(tools, machine, transaction.changes, specs)
 
     async def _steps(
         self, tools: AptTools, machine: Machine, changes: Sequence[Change], specs: Sequence[str]
     ) -> tuple[Step, ...]:
         env = step_environment(tools.env)
-        install = install_step(_program("apt-get", tools), specs, env)
+        install = install_step(_program("apt-get", tools), specs, env, allow=leave_for(changes))
         marked = await tools.automatic()
         labels = [
             label_of(change.name, change.arch, tools.native)
             for change in changes
-            if change.before is None or _label(change, machine) in marked
+            if change.after is not None and (change.before is None or _label(change, machine) in marked)
         ]
         return (install, mark_step(_program("apt-mark", tools), labels, env)) if labels else (install,)
 
@@ -217,7 +225,9 @@ def _requested(transaction: Transaction) -> list[tuple[PackageKey, str]]:
 
 
 def _spec(change: Change, native: str) -> str:
-    return spec_of(change.name, change.arch, change.after or "", native)
+    if change.after is None:
+        return removal_of(change.name, change.arch, native)
+    return spec_of(change.name, change.arch, change.after, native)
 
 
 def _version(change: Change, machine: Machine) -> str | None:

@@ -161,6 +161,16 @@ def spec_of(name: str, arch: str, version: str, native: str) -> str:
     return f"{label_of(name, arch, native)}={version}"
 
 
+def removal_of(name: str, arch: str, native: str) -> str:
+    """
+    How ``apt-get install`` is told to remove exactly this package, keeping its settings.
+
+    Raises:
+        ScanError: apt would take it for something else.
+    """
+    return f"{label_of(name, arch, native)}-"
+
+
 def label_of(name: str, arch: str, native: str) -> str:
     """
     How exactly this package is named to apt: always with an architecture, so that nothing has to be guessed.

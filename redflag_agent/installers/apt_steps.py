@@ -2,14 +2,17 @@
 The programs that change the machine, with all of their arguments and all of their environment.
 
 Pure. What is named here was simulated with the same arguments before. No argument gives apt leave to do what a
-routine update may not do, and those that apt's configuration may give are taken back.
+routine update may not do, unless exactly that is part of a transaction that an operator approved; what apt's
+configuration may give is taken back.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from redflag_agent import process
 from redflag_agent.installers.model import Step
+from redflag_core.patching import Change, ChangeKind
 
 LOCK_SECONDS: Final = 3
 """Seconds that apt waits for another package manager: they bridge the moment between our look at the locks and
@@ -30,14 +33,17 @@ EXACTLY: Final = (
 """For simulating and for installing: all that is strictly needed and nothing else, whatever is configured."""
 
 _NEVER: Final = (
-    "--no-remove",
     "-oAPT::Get::AllowUnauthenticated=false",
-    "-oAPT::Get::allow-downgrades=false",
     "-oAPT::Get::allow-remove-essential=false",
     "-oAPT::Get::allow-change-held-packages=false",
     "-oAPT::Get::Force-Yes=false",
 )
-"""For installing: what a plan that was made correctly does not need."""
+"""For installing: what no approval can give leave for."""
+
+_REMOVE: Final = "APT::Get::Remove"
+_DOWNGRADE: Final = "APT::Get::allow-downgrades"
+_LEAVES: Final = (_REMOVE, _DOWNGRADE)
+"""Leave that apt takes for what is beyond routine, each by itself. ``Remove=false`` is ``--no-remove``."""
 
 _QUIETLY: Final = {
     **process.ENVIRONMENT,
@@ -64,19 +70,39 @@ def step_environment(env: Mapping[str, str]) -> dict[str, str]:
     return {**_QUIETLY, **env}
 
 
-def install_step(program: str, specs: Sequence[str], env: Mapping[str, str]) -> Step:
+def leave_for(changes: Sequence[Change]) -> frozenset[str]:
+    """
+    What apt needs leave for to make exactly these changes; nothing for a routine update.
+
+    Args:
+        changes: Of a transaction that was checked (`redflag_core.patching.check_apply`).
+    """
+    needed = {
+        _REMOVE: any(change.kind is ChangeKind.REMOVE for change in changes),
+        _DOWNGRADE: any(change.kind is ChangeKind.DOWNGRADE for change in changes),
+    }
+    return frozenset(name for name, is_needed in needed.items() if is_needed)
+
+
+def install_step(
+    program: str, specs: Sequence[str], env: Mapping[str, str], *, allow: AbstractSet[str] = frozenset()
+) -> Step:
     """
     Bring packages to exact versions.
 
     Args:
         program: Absolute path of ``apt-get``.
-        specs: Every package that changes, with its version.
+        specs: Every package that changes, with its version, or with a ``-`` when it is to be removed.
         env: `step_environment`.
+        allow: `leave_for` the changes.
     """
+    leave = [f"-o{name}={str(name in allow).lower()}" for name in _LEAVES]
     dpkg = [f"-oDpkg::Options::={option}" for option in KEEP_CONFFILES]
     talk = ("-oDpkg::Use-Pty=0", "-oAPT::Status-Fd=3", f"-oDPkg::Lock::Timeout={LOCK_SECONDS}")
     return Step(
-        name="install", argv=(program, "-y", "-q", *EXACTLY, *_NEVER, *dpkg, *talk, "install", *specs), env=env
+        name="install",
+        argv=(program, "-y", "-q", *EXACTLY, *_NEVER, *leave, *dpkg, *talk, "install", *specs),
+        env=env,
     )
 
 

@@ -89,8 +89,14 @@ class Installer(Protocol):
         """
         ...
 
-    async def steps(self, transaction: Transaction) -> tuple[Step, ...]:
-        """How to carry out exactly this transaction, which `plan` returned."""
+    async def steps(self, transaction: Transaction, *, approved: bool = False) -> tuple[Step, ...]:
+        """
+        How to carry out exactly this transaction, which `plan` returned.
+
+        Args:
+            transaction: What is to be done, and nothing else.
+            approved: Whether an operator's verified approval covers it: it may go beyond a routine update.
+        """
         ...
 
     async def repair_steps(self) -> tuple[Step, ...]:

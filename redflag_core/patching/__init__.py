@@ -2,6 +2,7 @@
 
 from redflag_core.patching.limits import Limits, LocalWindow, check_limits
 from redflag_core.patching.plan import (
+    NEVER_APPROVED,
     ApprovalReason,
     Change,
     ChangeKind,
@@ -19,6 +20,7 @@ __all__ = [
     "DECIDABLE",
     "DECISIONS",
     "MOVES",
+    "NEVER_APPROVED",
     "ApprovalReason",
     "Change",
     "ChangeKind",

@@ -16,7 +16,7 @@ from attrs import validators
 
 from redflag_core._fields import count, each_once, line
 from redflag_core.encoding import dump_json
-from redflag_core.errors import MalformedError, NeedsApprovalError, PlanDriftedError
+from redflag_core.errors import CommandRefusedError, MalformedError, NeedsApprovalError, PlanDriftedError
 from redflag_core.scanning import MAX_NAME, MAX_TEXT, PackageKey
 from redflag_core.scanning.model import MAX_ARCH
 
@@ -73,6 +73,11 @@ class ApprovalReason(StrEnum):
     HELD = "held"
     UNAUTHENTICATED = "unauthenticated"
     NOT_INSTALLED = "not_installed"
+
+
+NEVER_APPROVED: Final = frozenset({ApprovalReason.UNAUTHENTICATED, ApprovalReason.HELD})
+"""What no operator can vouch for: whoever sits on the line could have made an unsigned package, and a hold is the
+word of the machine's owner."""
 
 
 @attrs.frozen(kw_only=True, order=True)
@@ -219,13 +224,14 @@ def beyond_routine(transaction: Transaction) -> frozenset[ApprovalReason]:
     return frozenset(reasons)
 
 
-def check_apply(transaction: Transaction | None, *, plan_hash: str) -> Transaction:
+def check_apply(transaction: Transaction | None, *, plan_hash: str, approved: bool = False) -> Transaction:
     """
     Refuse to carry out what is not exactly what was planned, or what goes beyond a routine update.
 
     Args:
         transaction: What would be changed now; None when nothing can be.
         plan_hash: `Transaction.plan_hash` of what was ordered.
+        approved: Whether an operator's verified approval covers exactly this order.
 
     Returns:
         The transaction that may be carried out.
@@ -233,11 +239,18 @@ def check_apply(transaction: Transaction | None, *, plan_hash: str) -> Transacti
     Raises:
         PlanDriftedError: It is another one.
         NeedsApprovalError: It needs an operator's approval; the message names each reason.
+        CommandRefusedError: No approval allows it (`NEVER_APPROVED`).
     """
     if transaction is None or transaction.plan_hash != plan_hash:
         raise PlanDriftedError("what would be changed now is not what was planned: plan it again")
     reasons = beyond_routine(transaction)
-    if reasons:
-        words = ", ".join(sorted(reason.value.replace("_", " ") for reason in reasons))
-        raise NeedsApprovalError(f"this change needs an operator's signed approval: {words}")
+    if reasons and not approved:
+        raise NeedsApprovalError(f"this change needs an operator's signed approval: {_words(reasons)}")
+    if reasons & NEVER_APPROVED:
+        never = _words(reasons & NEVER_APPROVED)
+        raise CommandRefusedError(f"no approval allows this, only a change on the machine itself: {never}")
     return transaction
+
+
+def _words(reasons: frozenset[ApprovalReason]) -> str:
+    return ", ".join(sorted(reason.value.replace("_", " ") for reason in reasons))

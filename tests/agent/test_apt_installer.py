@@ -15,7 +15,7 @@ import pytest
 from redflag_agent import process
 from redflag_agent.installers.apt import AptInstaller
 from redflag_agent.installers.model import Installer, Planned, Step
-from redflag_core.errors import NeedsApprovalError, PlanDriftedError, ScanError
+from redflag_core.errors import CommandRefusedError, NeedsApprovalError, PlanDriftedError, ScanError
 from redflag_core.patching import (
     ApprovalReason,
     Change,
@@ -590,7 +590,7 @@ async def test_the_command_names_every_change_exactly(shared_apt_bed, monkeypatc
     }
     assert str(shared_apt_bed.bin / "apt-get") == install.argv[0]
     assert expected == set(install.argv[install.argv.index("install") + 1 :])
-    assert {"--no-remove", "--no-install-recommends", "-y", "-q"} <= set(install.argv)
+    assert {"-oAPT::Get::Remove=false", "--no-install-recommends", "-y", "-q"} <= set(install.argv)
     assert set() == NEVER & set(install.argv)
     assert (f"{shared_apt_bed.bin}/apt-mark", "auto", f"rf-dep-new:{native}") == mark.argv
     assert ((False, True), install.env) == ((install.always, mark.always), mark.env)
@@ -913,6 +913,80 @@ async def test_there_are_no_steps_beyond_routine(apt_bed):
         refused[reason] = caught.value.message
 
     assert {reason: f"this change needs an operator's signed approval: {reason}" for reason in beyond} == refused
+
+
+async def approved_steps(bed: AptBed, planned: Transaction) -> tuple[Step, ...]:
+    """The steps of a transaction that an operator approved."""
+    return await installer_of(bed).steps(planned, approved=True)
+
+
+def leave(step: Step) -> dict[str, str]:
+    """What a step gives apt leave for, beyond what it is always told."""
+    given = dict(each[2:].split("=", 1) for each in step.argv if each.startswith("-oAPT::Get::"))
+    names = ("APT::Get::Remove", "APT::Get::allow-downgrades")
+    return {name.removeprefix("APT::Get::"): given[name] for name in names}
+
+
+async def test_an_approved_removal_happens_and_nothing_else(apt_bed, tmp_path):
+    """The package in the way is named for removal; its settings stay, and apt gets leave for nothing more."""
+    planned, before = await transaction(apt_bed, target("rf-keptback")), installed(apt_bed)
+    steps_made = await approved_steps(apt_bed, planned)
+
+    ran = run(steps_made, tmp_path)
+
+    assert all(each.status == 0 for each in ran)
+    assert {f"{c.name}:{c.arch}": (c.before, c.after) for c in planned.changes} == changed(
+        before, installed(apt_bed)
+    )
+    assert "remove" in kinds(planned).values()
+    assert {"Remove": "true", "allow-downgrades": "false"} == leave(steps_made[0])
+
+
+async def test_an_approved_removal_happens_though_apt_is_configured_never_to_remove(apt_bed, tmp_path):
+    """What the owner wrote for routine work does not turn an agreed change into another one."""
+    planned = await transaction(apt_bed, target("rf-keptback"))
+    apt_bed.configure('APT::Get::Remove "false";\n')
+
+    try:
+        ran = run(await approved_steps(apt_bed, planned), tmp_path)
+    except (PlanDriftedError, ScanError):
+        return  # the simulation obeys the same configuration: then nothing happens, and it is said
+
+    assert all(each.status == 0 for each in ran)
+
+
+async def test_an_approved_downgrade_happens(apt_bed, tmp_path):
+    """Only that package goes back, to the version that was planned."""
+    apt_bed.publish(Deb("rf-uptodate", "0.9-1"))
+    prefer(apt_bed, "rf-uptodate", "0.9-1")
+    planned, before = await transaction(apt_bed, target("rf-uptodate", "0.9-1")), installed(apt_bed)
+    steps_made = await approved_steps(apt_bed, planned)
+
+    run(steps_made, tmp_path)
+
+    assert {"rf-uptodate:all": (before["rf-uptodate:all"], "0.9-1")} == changed(before, installed(apt_bed))
+    assert {"Remove": "false", "allow-downgrades": "true"} == leave(steps_made[0])
+
+
+async def test_no_approval_allows_what_nobody_signed_or_the_owner_holds(apt_bed):
+    """No operator can vouch for an unsigned package, or take back the owner's word."""
+    on_hold = held(await transaction(apt_bed, target("rf-local")))
+    apt_bed.use_sources({"trusted": "yes"})
+    unsigned = await transaction(apt_bed, target("rf-local"))
+
+    for planned, reason in ((on_hold, "held"), (unsigned, "unauthenticated")):
+        with pytest.raises(CommandRefusedError, match=f"only a change on the machine itself: {reason}"):
+            await approved_steps(apt_bed, planned)
+
+
+async def test_an_approved_plan_that_is_not_true_any_more_has_no_steps(apt_bed):
+    """The package that was to go has another version by now."""
+    planned = await transaction(apt_bed, target("rf-keptback"))
+    (gone,) = [change for change in planned.changes if change.after is None]
+    apt_bed.run("dpkg", "--purge", "--force-depends", gone.name)
+
+    with pytest.raises((PlanDriftedError, ScanError)):
+        await approved_steps(apt_bed, planned)
 
 
 @pytest.mark.parametrize("what", ["dependency", "version", "hold"])

@@ -511,20 +511,22 @@ async def test_what_is_not_carried_out_here_never_is(desk, kind, params):
     assert not desk.commander.busy()
 
 
-async def test_a_consequential_type_is_told_what_it_lacks(desk):
-    """The sentence says that an operator has to sign it."""
+async def test_a_consequential_type_is_not_carried_out(desk):
+    """The sentence says that no approval would help."""
     answer = await desk.deliver(desk.issuer.order("packages.remove", b"{}"))
 
-    assert "packages.remove needs an operator's signed approval, which this release does not take" == answer.detail
+    assert "packages.remove is not carried out by this release, with an approval or without" == answer.detail
 
 
-async def test_an_approval_is_not_taken(desk):
-    """This release has nobody who could check it."""
+async def test_an_approval_that_cannot_be_read_is_refused_for_now(desk):
+    """The command passes when it is delivered with one that can."""
+    what = desk.scan()
     proof = ApprovalProof(b64encode(b"x"), 0, ())
 
-    answer = await desk.execute(altered(desk, desk.scan(), approval=proof))
+    answer = await desk.execute(altered(desk, what, approval=proof))
 
-    assert ("needs_approval", True) == (answer.code, answer.never)
+    assert ("malformed", False) == (answer.code, answer.never)
+    assert isinstance(await desk.deliver(what), CommandAccepted)
 
 
 # --- limits and start_by

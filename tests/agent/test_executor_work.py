@@ -454,10 +454,10 @@ class Printing(ShellInstaller):
 
     script: str = ""
 
-    async def steps(self, transaction):
+    async def steps(self, transaction, *, approved=False):
         """A step that prints, and then what the shell does."""
         said = Step(name="print", argv=("/bin/sh", "-c", self.script), env=ENV)
-        return (said, *await super().steps(transaction))
+        return (said, *await super().steps(transaction, approved=approved))
 
 
 async def printed(desk, script):
@@ -535,7 +535,7 @@ async def test_an_upgrade_of_any_size_is_told(desk):
     """Without its transaction, which the server knows from the plan; what became of each package stays."""
 
     class Idle(Large):
-        async def steps(self, transaction):
+        async def steps(self, transaction, *, approved=False):
             return (Step(name="idle", argv=("/bin/true",), env=ENV),)
 
         async def look(self, targets):

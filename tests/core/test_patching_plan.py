@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redflag_core import codec
-from redflag_core.errors import MalformedError, NeedsApprovalError, PlanDriftedError
+from redflag_core.errors import CommandRefusedError, MalformedError, NeedsApprovalError, PlanDriftedError
 from redflag_core.patching import (
     ApprovalReason,
     Change,
@@ -415,6 +415,7 @@ def test_what_was_planned_and_is_routine_may_be_carried_out():
     found = transaction(UPGRADE, NEW)
 
     assert found is check_apply(found, plan_hash=found.plan_hash)
+    assert found is check_apply(found, plan_hash=found.plan_hash, approved=True)
 
 
 @pytest.mark.parametrize("now", [None, transaction(UPGRADE, NEW), transaction(UPGRADE, REMOVAL)])
@@ -429,4 +430,27 @@ def test_what_is_beyond_routine_needs_an_approval_though_it_was_planned():
     found = transaction(UPGRADE, REMOVAL, attrs.evolve(DOWNGRADE, held=True))
 
     with pytest.raises(NeedsApprovalError, match="downgrade, held, removal"):
+        check_apply(found, plan_hash=found.plan_hash)
+
+
+@pytest.mark.parametrize("change", [REMOVAL, DOWNGRADE, attrs.evolve(UPGRADE, before=None)], ids=lambda c: c.kind)
+def test_with_an_approval_a_removal_a_downgrade_or_a_new_package_may_be_carried_out(change):
+    """Exactly what was planned, as ever."""
+    found = transaction(UPGRADE, change) if change.key != UPGRADE.key else transaction(change)
+
+    assert found is check_apply(found, plan_hash=found.plan_hash, approved=True)
+    with pytest.raises(PlanDriftedError):
+        check_apply(found, plan_hash="0" * 64, approved=True)
+
+
+@pytest.mark.parametrize(
+    "standing, word", [({"held": True}, "held"), ({"authenticated": False}, "unauthenticated")]
+)
+def test_no_approval_allows_a_held_or_an_unauthenticated_package(standing, word):
+    """The sentence says where it can be changed: on the machine."""
+    found = transaction(attrs.evolve(UPGRADE, **standing), REMOVAL)
+
+    with pytest.raises(CommandRefusedError, match=f"only a change on the machine itself: {word}$"):
+        check_apply(found, plan_hash=found.plan_hash, approved=True)
+    with pytest.raises(NeedsApprovalError, match=f"removal.*{word}|{word}.*removal"):
         check_apply(found, plan_hash=found.plan_hash)

@@ -152,7 +152,7 @@ class ShellInstaller:
         transaction = Transaction(manager=self.manager, requested=requested, changes=tuple(changes))
         return Planned(transaction=transaction, packages=packages)
 
-    async def steps(self, transaction):
+    async def steps(self, transaction, *, approved=False):
         """See `Installer.steps`."""
         pairs = [f"{change.name}={change.after}" for change in transaction.changes if change.after is not None]
         argv = ("/bin/sh", str(self.root / "install.sh"), str(self.root), *pairs)
