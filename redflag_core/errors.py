@@ -201,3 +201,52 @@ class IllegalMoveError(RedFlagError):
     """A state does not allow what was asked for. The message says which it is."""
 
     code = "illegal_move"
+
+
+class BridgeError(RedFlagError):
+    """A bridge could not do what it was asked for. The base is never raised itself."""
+
+    code = "bridge_failed"
+
+
+class BridgeUnavailableError(BridgeError):
+    """
+    The other system cannot answer now. The same event may pass later.
+
+    Attributes:
+        retry_after: Seconds that the other system asks to wait; None when it does not say.
+    """
+
+    code = "bridge_unavailable"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BridgeRejectedError(BridgeError):
+    """The other system will never take this event as it is. The message says what a person has to correct."""
+
+    code = "bridge_rejected"
+
+
+class BridgeCredentialsError(BridgeError):
+    """The other system does not know us, or not with these rights: nothing passes until a person corrects it."""
+
+    code = "bridge_credentials"
+
+
+class BridgeGoneError(BridgeError):
+    """The record that a link names is no longer there."""
+
+    code = "bridge_record_gone"
+
+
+class StoreError(RedFlagError):
+    """
+    The database of a store did not answer, or lacks its tables: whether something was stored is not known.
+
+    Refuse what depended on it. A sender that tries again does so with a fresh nonce.
+    """
+
+    code = "store_unavailable"

@@ -25,6 +25,11 @@ LAZY = {"cattrs", "stamina", "aiobreaker"}
 SYSTEM = {"asyncio", "http", "socket", "sqlite3", "ssl", "subprocess"}
 
 CODES = {
+    "BridgeCredentialsError": "bridge_credentials",
+    "BridgeError": "bridge_failed",
+    "BridgeGoneError": "bridge_record_gone",
+    "BridgeRejectedError": "bridge_rejected",
+    "BridgeUnavailableError": "bridge_unavailable",
     "CircuitOpenError": "circuit_open",
     "ClockError": "clock_wrong",
     "CommandRefusedError": "command_refused",
@@ -50,6 +55,7 @@ CODES = {
     "StaleError": "stale",
     "TooLargeError": "too_large",
     "UnknownCommandError": "unknown_command",
+    "StoreError": "store_unavailable",
     "UnknownKeyError": "unknown_key",
     "VerificationError": "verification_failed",
     "WrongRecipientError": "wrong_recipient",
