@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from redflag_core.errors import ReplayError, StaleError
-from redflag_core.ports import NonceStore
+from redflag_core.ports import NonceStore, SyncNonceStore
 
 TOLERANCE: Final = 300
 """Seconds a message may be old, or its clock wrong, either direction, inclusive."""
@@ -101,3 +101,8 @@ async def claim_nonce(message: Claimable, store: NonceStore) -> None:
         ReplayError: The nonce was claimed before, or is older than the store remembers.
     """
     refuse_replay(await store.claim(message.key_id, message.nonce, message.created))
+
+
+def claim_nonce_sync(message: Claimable, store: SyncNonceStore) -> None:
+    """`claim_nonce` with a store that blocks."""
+    refuse_replay(store.claim(message.key_id, message.nonce, message.created))

@@ -53,11 +53,27 @@ class NonceStore(Protocol):
         ...
 
 
+class SyncNonceStore(Protocol):
+    """`NonceStore` for callers that block: its verb is not awaited."""
+
+    def claim(self, key_id: str, nonce: str, created: int) -> bool:
+        """See `NonceStore.claim`."""
+        ...
+
+
 class RateLimitStore(Protocol):
     """Holds one theoretical arrival time for each key."""
 
     async def take(self, key: str, policy: "RateLimitPolicy", now: datetime) -> "Decision":
         """Charge one request to *key* under *policy* at *now*, atomically, and say whether it is allowed."""
+        ...
+
+
+class SyncRateLimitStore(Protocol):
+    """`RateLimitStore` for callers that block."""
+
+    def take(self, key: str, policy: "RateLimitPolicy", now: datetime) -> "Decision":
+        """See `RateLimitStore.take`."""
         ...
 
 
