@@ -8,13 +8,19 @@ requests to keep, and a store needs one conditional update. A TAT at or before *
 
 import math
 import re
+from enum import StrEnum
 from typing import Final
 
 import attrs
 
-from redflag_core.errors import PolicyError
+from redflag_core.errors import MalformedError, PolicyError, TooLargeError
 
 ACCEPTED_FORM: Final = 'write it as "60/minute burst 20", "5/10 minutes" or "100/hour"'
+
+SCOPED_FORM: Final = (
+    'write it as "60/minute per agent, burst 20" or "100/hour per key"; '
+    "it can be per agent, address, organization or key"
+)
 
 MAX_COUNT: Final = 1_000_000
 """Most requests in a period or a burst; beyond it a limit protects nothing."""
@@ -35,15 +41,21 @@ the policy made smaller: then one request passes at once and the count goes on f
 locked until an old clock is caught up with. Clocks of replicas differ by less.
 """
 
-_EPSILON: Final = 1e-5
+MAX_KEY_BYTES: Final = 1_024
+"""Longest key of a store, in UTF-8: an index of PostgreSQL takes 2,700 bytes. Hash texts that may be longer."""
+
+EPSILON: Final = 1e-5
 """Absorbs the rounding of float unix seconds: who waits for `retry_after` is not refused for a microsecond."""
 
 _UNITS: Final = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 """Largest first: `str` takes the first that divides the period."""
 
 _POLICY: Final = re.compile(
-    r"\s*([0-9]{1,7})\s*/\s*([0-9]{1,8})?\s*(second|minute|hour|day)s?(?:\s+burst\s+([0-9]{1,7}))?\s*"
+    r"\s*([0-9]{1,7})\s*/\s*([0-9]{1,8})?\s*(second|minute|hour|day)s?"
+    r"(?:\s+per\s+(agent|address|organization|key))?"
+    r"(?:(?:\s+|\s*,\s*)burst\s+([0-9]{1,7}))?\s*"
 )
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -77,12 +89,60 @@ class RateLimitPolicy:
         """Seconds between two requests at the steady rate."""
         return self.period_seconds / self.count
 
-    def __str__(self) -> str:
+    @property
+    def rate(self) -> str:
+        """The rate alone: ``60/minute``."""
         unit = next(name for name, seconds in _UNITS.items() if self.period_seconds % seconds == 0)
         number = self.period_seconds // _UNITS[unit]
-        period = unit if number == 1 else f"{number} {unit}s"
-        burst = "" if self.burst == self.count else f" burst {self.burst}"
-        return f"{self.count}/{period}{burst}"
+        return f"{self.count}/{unit if number == 1 else f'{number} {unit}s'}"
+
+    def __str__(self) -> str:
+        return self.rate if self.burst == self.count else f"{self.rate} burst {self.burst}"
+
+
+class Scope(StrEnum):
+    """Of what each one has a limit of its own."""
+
+    AGENT = "agent"
+    """Each registered machine."""
+
+    ADDRESS = "address"
+    """Each client address: the only one that means something before anybody is authenticated."""
+
+    ORGANIZATION = "organization"
+    """Each organization, for all that belongs to it together."""
+
+    KEY = "key"
+    """Each API key or other credential."""
+
+
+@attrs.frozen
+class ScopedPolicy:
+    """
+    A limit, and of what each one has its own. ``parse_scoped(str(scoped)) == scoped``.
+
+    Args:
+        policy: The limit.
+        scope: Of what each one has it; None where the place of the setting says it.
+    """
+
+    policy: RateLimitPolicy
+    scope: Scope | None = None
+
+    def key(self, subject: str) -> str:
+        """
+        The key of a store for *subject*: another one for each scope and rate, so that limits do not share a count.
+
+        Args:
+            subject: Id of the agent, address, organization or credential.
+        """
+        return f"{self.scope or 'each'}:{self.policy.rate}:{subject}"
+
+    def __str__(self) -> str:
+        if self.scope is None:
+            return str(self.policy)
+        burst = "" if self.policy.burst == self.policy.count else f", burst {self.policy.burst}"
+        return f"{self.policy.rate} per {self.scope}{burst}"
 
 
 @attrs.frozen
@@ -110,16 +170,47 @@ def parse(text: str) -> RateLimitPolicy:
     Read a policy such as ``60/minute burst 20``.
 
     Args:
-        text: What an operator wrote. Blanks and case do not matter; without ``burst`` it is the count.
+        text: What an operator wrote. Blanks and case do not matter; a comma may stand before ``burst``; without it
+            the burst is the count.
+
+    Raises:
+        PolicyError: Anything else; the message shows the accepted form. A scope too: dropping it would give all
+            together what each was to have.
+    """
+    scoped = _parse(text, ACCEPTED_FORM)
+    if scoped.scope is not None:
+        raise PolicyError(f'"per {scoped.scope}" has no meaning for this rate limit: {ACCEPTED_FORM}')
+    return scoped.policy
+
+
+def parse_scoped(text: str) -> ScopedPolicy:
+    """
+    Read a policy that may say whose it is: ``60/minute per agent, burst 20``.
+
+    Args:
+        text: What an operator wrote. Everything that `parse` reads, and a `Scope` behind the period.
 
     Raises:
         PolicyError: Anything else; the message shows the accepted form.
     """
-    match = _POLICY.fullmatch(text.lower()) if len(text) <= MAX_TEXT else None
-    if match is None:
-        raise PolicyError(f"this is not a rate limit: {ACCEPTED_FORM}")
-    count, number, unit, burst = match.groups()
-    return RateLimitPolicy(int(count), int(number or 1) * _UNITS[unit], int(burst or count))
+    return _parse(text, SCOPED_FORM)
+
+
+def check_key(key: str) -> None:
+    """
+    Check that every store can keep *key*. Stores do this first, so that they all refuse the same keys.
+
+    Args:
+        key: Untrusted text. Its bytes matter only as such: there is nothing to escape.
+
+    Raises:
+        MalformedError: It holds U+0000 or a lone surrogate, which databases refuse.
+        TooLargeError: It is longer than `MAX_KEY_BYTES`.
+    """
+    if _UNSTORABLE.search(key):
+        raise MalformedError("the key of a rate limit holds U+0000 or a lone surrogate")
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise TooLargeError(f"the key of a rate limit is longer than {MAX_KEY_BYTES} bytes")
 
 
 def step(tat: float | None, now: float, policy: RateLimitPolicy) -> tuple[float, Decision]:
@@ -140,11 +231,26 @@ def step(tat: float | None, now: float, policy: RateLimitPolicy) -> tuple[float,
     if base > now + capacity + CLOCK_STEP:
         base = now + capacity - interval
     after = base + interval
-    excess = after - now - capacity
-    if excess > _EPSILON:
-        return base, Decision(False, 0, excess, base - now, policy)
-    remaining = math.floor((capacity - (after - now) + _EPSILON) / interval)
-    return after, Decision(True, remaining, 0.0, after - now, policy)
+    allowed = after - now - capacity <= EPSILON
+    stored = after if allowed else base
+    return stored, decision_of(stored, now, policy, allowed=allowed)
+
+
+def decision_of(stored: float, now: float, policy: RateLimitPolicy, *, allowed: bool) -> Decision:
+    """
+    What `step` decides, from what it stored: for a store that does the arithmetic in SQL.
+
+    Args:
+        stored: The time that was stored, unix seconds.
+        now: Unix seconds, as they were for the step.
+        policy: The limit.
+        allowed: Whether the request was.
+    """
+    interval, capacity = policy.interval, policy.burst * policy.interval
+    if not allowed:
+        return Decision(False, 0, stored + interval - now - capacity, stored - now, policy)
+    remaining = math.floor((capacity - (stored - now) + EPSILON) / interval)
+    return Decision(True, remaining, 0.0, stored - now, policy)
 
 
 def headers(decision: Decision, name: str) -> dict[str, str]:
@@ -165,12 +271,21 @@ def headers(decision: Decision, name: str) -> dict[str, str]:
         raise PolicyError("the name of a rate limit is 1 to 64 letters, digits, '_', '.', ':' or '-'")
     policy = decision.policy
     earned = decision.reset_after - (policy.burst - decision.remaining - 1) * policy.interval
-    seconds = max(1, math.ceil(earned - _EPSILON))
+    seconds = max(1, math.ceil(earned - EPSILON))
     result = {
         "RateLimit-Policy": f'"{name}";q={policy.count};w={policy.period_seconds}',
         "RateLimit": f'"{name}";r={decision.remaining};t={seconds}',
     }
     return result if decision.allowed else result | {"Retry-After": str(seconds)}
+
+
+def _parse(text: str, form: str) -> ScopedPolicy:
+    match = _POLICY.fullmatch(text.lower()) if len(text) <= MAX_TEXT else None
+    if match is None:
+        raise PolicyError(f"this is not a rate limit: {form}")
+    count, number, unit, scope, burst = match.groups()
+    policy = RateLimitPolicy(int(count), int(number or 1) * _UNITS[unit], int(burst or count))
+    return ScopedPolicy(policy, Scope(scope) if scope else None)
 
 
 def _within(what: str, value: int, most: int) -> None:

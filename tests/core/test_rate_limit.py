@@ -8,18 +8,25 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from redflag_core.errors import PolicyError
+from redflag_core.errors import MalformedError, PolicyError, TooLargeError
 from redflag_core.ports import RateLimitStore
 from redflag_core.rate_limit import (
     ACCEPTED_FORM,
     CLOCK_STEP,
     MAX_COUNT,
+    MAX_KEY_BYTES,
     MAX_PER_SECOND,
     MAX_PERIOD,
     MAX_TEXT,
+    SCOPED_FORM,
     RateLimitPolicy,
+    Scope,
+    ScopedPolicy,
+    check_key,
+    decision_of,
     headers,
     parse,
+    parse_scoped,
     step,
 )
 from redflag_core.testing import START, MemoryRateLimitStore, RateLimitStoreContract
@@ -78,6 +85,9 @@ def test_a_policy_reads_as_it_is_said(text, count, period, burst):
         ("5/48 hours", "5/2 days"),
         ("007/hour burst 07", "7/hour"),
         ("60\t/\tminute\n", "60/minute"),
+        ("60/minute, burst 20", "60/minute burst 20"),
+        ("60/minute,burst 20", "60/minute burst 20"),
+        ("60/minute ,  burst 60", "60/minute"),
     ],
 )
 def test_a_policy_has_one_canonical_text(text, canonical):
@@ -109,6 +119,9 @@ def test_a_policy_survives_its_text(policy):
         "60/minute 20",
         "60/minute burst 20 burst 20",
         "60/minute, 5/second",
+        "60/minute,",
+        "60/minute,, burst 20",
+        "60/minute, 20",
         "٦٠/minute",
         "60/-1 minutes",
         "99999999/minute",
@@ -148,6 +161,135 @@ def test_any_text_is_a_policy_or_a_policy_error(text):
     """No input does anything else."""
     with suppress(PolicyError):
         assert isinstance(parse(text), RateLimitPolicy)
+
+
+# Whose limit it is
+
+
+@pytest.mark.parametrize(
+    "text,count,period,burst,scope",
+    [
+        ("60/minute per agent, burst 20", 60, 60, 20, Scope.AGENT),
+        ("6000/minute per address", 6000, 60, 6000, Scope.ADDRESS),
+        ("5/10 minutes per organization", 5, 600, 5, Scope.ORGANIZATION),
+        ("100/hour per key, burst 1", 100, 3600, 1, Scope.KEY),
+        ("60/minute burst 20", 60, 60, 20, None),
+        ("1/day", 1, 86400, 1, None),
+    ],
+)
+def test_a_scoped_policy_reads_as_it_is_said(text, count, period, burst, scope):
+    """The limit, and of what each one has its own."""
+    assert ScopedPolicy(RateLimitPolicy(count, period, burst), scope) == parse_scoped(text)
+    assert text == str(parse_scoped(text))
+
+
+@pytest.mark.parametrize(
+    "text,canonical",
+    [
+        ("60/minute per agent burst 20", "60/minute per agent, burst 20"),
+        ("60 / 1 Minutes PER Agent , Burst 20", "60/minute per agent, burst 20"),
+        ("60/minute per key, burst 60", "60/minute per key"),
+        ("60/minute, burst 20", "60/minute burst 20"),
+    ],
+)
+def test_a_scoped_policy_has_one_canonical_text(text, canonical):
+    """However it was typed, it is shown in one way."""
+    assert canonical == str(parse_scoped(text))
+
+
+@given(policies(), st.sampled_from([None, *Scope]))
+def test_a_scoped_policy_survives_its_text(policy, scope):
+    """Parsing what is printed gives the same limit for the same ones, within the longest text that is read."""
+    scoped = ScopedPolicy(policy, scope)
+
+    assert scoped == parse_scoped(str(scoped))
+    assert len(str(scoped)) <= MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "60/minute per",
+        "60/minute per user",
+        "60/minute per agents",
+        "60/minute peragent",
+        "60/minuteper agent",
+        "60/minute, per agent",
+        "60 per minute",
+        "60/minute per agent per key",
+        "60/minute burst 20 per agent",
+        "60/minute per agent,",
+        "60/minute per agent, 20",
+        "60/minute per agentburst 20",
+        "0/minute per agent",
+        "60/minute per agent" + " " * MAX_TEXT,
+    ],
+)
+def test_another_scoped_text_is_refused(text):
+    """The set of scopes is closed: a limit for something that nobody counts would never hold."""
+    with pytest.raises(PolicyError):
+        parse_scoped(text)
+
+
+def test_the_message_names_the_scopes():
+    """Every one that there is."""
+    with pytest.raises(PolicyError) as caught:
+        parse_scoped("60/minute per user")
+
+    assert SCOPED_FORM in caught.value.message
+    assert all(scope in SCOPED_FORM for scope in Scope)
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_a_scope_is_refused_where_it_has_no_meaning(scope):
+    """It is not dropped: all together would get what each was to have."""
+    with pytest.raises(PolicyError, match=f"per {scope}"):
+        parse(f"60/minute per {scope}")
+
+
+@given(st.text() | st.text("0123456789/ minutehodaysbrc,pgkz", max_size=40))
+def test_any_text_is_a_scoped_policy_or_a_policy_error(text):
+    """No input does anything else."""
+    with suppress(PolicyError):
+        assert isinstance(parse_scoped(text), ScopedPolicy)
+
+
+def test_limits_do_not_share_a_count():
+    """Another scope, rate or subject is another key; the burst is not part of it, so it can be changed."""
+    texts = ("10/second per agent", "1000/day per agent", "10/second per key", "10/second")
+    keys = [parse_scoped(text).key(subject) for text in texts for subject in ("a", "b")]
+
+    assert len(keys) == len(set(keys))
+    assert "agent:10/second:a" == keys[0] == parse_scoped("10/second per agent, burst 3").key("a")
+    assert "each:10/second:b" == keys[-1]
+
+
+# Keys of stores
+
+
+@pytest.mark.parametrize(
+    "key", ["", "a", "'; DROP TABLE x; --", "ä" * (MAX_KEY_BYTES // 2), "\x01\u202e\U0001f525"]
+)
+def test_any_storable_text_is_a_key(key):
+    """What looks like a command is a text."""
+    check_key(key)
+
+
+@pytest.mark.parametrize(
+    "key,error",
+    [
+        ("a\x00b", MalformedError),
+        ("\ud800", MalformedError),
+        ("x\udfff", MalformedError),
+        ("a" * (MAX_KEY_BYTES + 1), TooLargeError),
+        ("ä" * (MAX_KEY_BYTES // 2) + "a", TooLargeError),
+    ],
+)
+def test_a_key_that_some_store_cannot_keep_is_refused_by_all(key, error):
+    """Clearly, and before any database sees it."""
+    with pytest.raises(error):
+        check_key(key)
 
 
 # The step
@@ -234,6 +376,17 @@ def test_after_the_reset_the_burst_is_full(policy, gaps):
     assume(policy.interval > 1e-2)
 
     assert step(None, now, policy)[1].remaining == step(tat, now + decision.reset_after, policy)[1].remaining
+
+
+@given(policies(), st.lists(st.floats(0, 5), min_size=1, max_size=40))
+def test_the_decision_follows_from_what_was_stored(policy, gaps):
+    """A store that does the arithmetic elsewhere says the same to the last bit."""
+    tat, now = None, NOW
+    for gap in gaps:
+        now += gap
+        tat, decision = step(tat, now, policy)
+
+        assert decision == decision_of(tat, now, policy, allowed=decision.allowed)
 
 
 # Clocks and changed policies
