@@ -30,10 +30,10 @@ from redflag_core.errors import (
     UnknownKeyError,
 )
 from redflag_core.freshness import check_window
+from redflag_core.http_auth import request_from_asgi
 from redflag_core.keys import VerifyKey
 from redflag_core.messages import MAX_SMALL_BODY, Register
 from redflag_core.signed_requests import ParsedRequest, VerifiedRequest, parse_head
-from redflag_core.signed_requests import Request as RawRequest
 from redflag_server.addresses import client_address
 from redflag_server.agents import access_tokens
 from redflag_server.agents.tables import Agent
@@ -111,7 +111,7 @@ class AgentAuthentication:
         runtime: Runtime = Litestar.from_scope(scope).state.runtime
         address = client_address(scope, runtime.settings.trusted_proxies)
         _charge_address(runtime, route, address)
-        raw = _raw_request(scope)
+        raw = request_from_asgi(scope)
         head = parse_head(
             raw,
             authorities=runtime.settings.authorities,
@@ -204,17 +204,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
-
-
-def _raw_request(scope: Any) -> RawRequest:
-    # Some servers put the query into raw_path as well.
-    path = scope["raw_path"].split(b"?", 1)[0]
-    return RawRequest(
-        method=scope["method"],
-        path=path.decode("latin-1"),
-        query=scope["query_string"].decode("latin-1"),
-        headers=scope["headers"],
-    )
 
 
 async def _verify_newcomer(runtime: Runtime, parsed: ParsedRequest, address: str) -> VerifiedNewcomer:
