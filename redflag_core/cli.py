@@ -17,6 +17,8 @@ SUMMARIES: Final = {
     "up": "Server and agent on this machine, with one command",
     "server": "The server: run it, users, API keys",
     "agent": "The agent of a machine: register, run, scan, status",
+    "keys": "Keys of people who approve: make one, show its public half",
+    "approve": "Look through what a server asks to have approved, and sign it",
 }
 """What the groups of this distribution are for; one of somebody else's is listed by its name."""
 

@@ -106,6 +106,19 @@ def read_key(path: Path, *, passphrase: bytes | None = None) -> SigningKey:
         raise KeyFileError(f"{path} is damaged: restore it from a backup") from None
 
 
+def is_sealed(path: Path) -> bool:
+    """
+    Whether a key file needs a passphrase.
+
+    Raises:
+        KeyFileError: Missing, readable by others, or damaged.
+    """
+    try:
+        return codec.parse(_KeyFile, read_private(path), max_bytes=MAX_FILE_BYTES).sealed is not None
+    except MalformedError:
+        raise KeyFileError(f"{path} is damaged: restore it from a backup") from None
+
+
 def write_secret(path: Path, entropy: Entropy) -> bytes:
     """
     Make a new secret of `MIN_SECRET_BYTES`, keep it in *path*, and return it.
