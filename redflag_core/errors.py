@@ -101,6 +101,40 @@ class ProofError(VerificationError):
     code = "bad_proof"
 
 
+class HistoryError(VerificationError):
+    """
+    A history does not hold together.
+
+    Attributes:
+        position: The first entry that is not as it should be.
+        fault: What is wrong with it: a `redflag_core.audit.Fault`.
+    """
+
+    code = "history_broken"
+
+    def __init__(self, message: str, *, position: int, fault: str) -> None:
+        super().__init__(message)
+        self.position = position
+        self.fault = fault
+
+
+class RewrittenError(VerificationError):
+    """
+    A history, or a newer checkpoint of it, contradicts what was signed before.
+
+    Attributes:
+        after: Up to and with this entry, it is what was signed.
+        up_to: The change is at or before this entry.
+    """
+
+    code = "history_rewritten"
+
+    def __init__(self, message: str, *, after: int, up_to: int) -> None:
+        super().__init__(message)
+        self.after = after
+        self.up_to = up_to
+
+
 class ConfigurationError(RedFlagError):
     """This installation is set up in a way that must not run. The message says what to change."""
 

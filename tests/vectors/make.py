@@ -347,6 +347,7 @@ def files() -> dict[str, str]:
         "statements": statements(),
         "transactions": transactions(),
         "merkle": trees.merkle(),
+        "audit": trees.audit(),
         "webhooks": webhooks(),
     }
     return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in content.items()}
