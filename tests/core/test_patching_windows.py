@@ -1,5 +1,6 @@
 """Maintenance windows: what a text means, when a window is open, what is due, and what may start."""
 
+import json
 from calendar import monthrange
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
@@ -59,6 +60,7 @@ from redflag_core.patching.windows import (
     load_window,
 )
 from redflag_core.patching.zones import aware, first_instant, wall, zone_of
+from tests.vectors.make import HERE
 
 BERLIN = "Europe/Berlin"
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=number) for number in (1, 60, 3_600, 86_400))
@@ -575,6 +577,28 @@ def test_a_naive_time_is_a_mistake_of_the_caller():
             call()
 
 
+@pytest.mark.parametrize(
+    "name, first, last, after",
+    [
+        (BERLIN, "2026-03-29 02:00:00", "2026-03-29 03:00:00", "2026-03-29 01:00"),
+        ("Australia/Lord_Howe", "2026-10-04 02:00:00", "2026-10-04 02:30:00", "2026-10-03 15:30"),
+        ("Pacific/Apia", "2011-12-30 00:00:00", "2011-12-31 00:00:00", "2011-12-30 10:00"),
+    ],
+)
+def test_every_second_of_a_gap_is_the_first_instant_after_it(name, first, last, after):
+    """Also its first and its last, and the one at which clocks go on."""
+    first, last = (datetime.fromisoformat(text) for text in (first, last))
+    seconds = {
+        *range(0, int((last - first) / SECOND), 7),
+        int((last - first) / SECOND) - 1,
+        (last - first) // SECOND,
+    }
+
+    assert {utc(after)} == {first_instant(first + second * SECOND, ZoneInfo(name)) for second in seconds}
+    assert utc(after) - SECOND == first_instant(first - SECOND, ZoneInfo(name))
+    assert utc(after) + SECOND == first_instant(last + SECOND, ZoneInfo(name))
+
+
 @given(READINGS, st.sampled_from(DIFFICULT))
 def test_a_reading_is_the_first_instant_that_shows_it_or_something_later(reading, name):
     """In any zone, in any year: before it, clocks of the last day never showed as much."""
@@ -786,6 +810,35 @@ def test_a_reboot_window_is_open_from_its_start_until_before_its_end():
     answers = [current_reboot(window(text), moment) for moment in (start - SECOND, start, end - SECOND, end)]
 
     assert [None, "2026-07-15", "2026-07-15", None] == [each and str(each.date) for each in answers]
+
+
+VECTORS = json.loads((HERE / "windows.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", VECTORS["forms"], ids=lambda case: case["text"])
+def test_the_forms_of_the_vectors_are_one_window(case):
+    """What people write, what is shown and what is stored."""
+    found = window(case["text"])
+
+    assert case["canonical"] == str(found)
+    assert case["stored"] == codec.unstructure(found)
+    assert found == load_window(dump_json(case["stored"]))
+
+
+@pytest.mark.parametrize("case", VECTORS["occurrences"], ids=lambda case: f"{case['text']} {case['first'][:10]}")
+def test_the_occurrences_of_the_vectors_are_those_of_the_window(case):
+    """Every moment, in UTC; and clocks show the start then, or go over it."""
+    found = parse_window(case["text"])
+    first, last = (datetime.fromisoformat(case[name]) for name in ("first", "last"))
+    zone, listed = zone_of(found.timezone), list(occurrences(found, first, last))
+
+    assert [each["key"] for each in case["occurrences"]] == [each.key for each in listed]
+    for each, said in zip(listed, case["occurrences"], strict=True):
+        moments = {name: f"{getattr(each, name):%Y-%m-%dT%H:%M:%SZ}" for name in said if name != "key"}
+        assert {name: text for name, text in said.items() if name != "key"} == moments
+        reading = datetime.combine(each.date, time.fromisoformat(found.span.start))
+        shows, before = (wall(moment, zone) for moment in (each.start, each.start - SECOND))
+        assert shows == reading or before < reading < shows
 
 
 # --- blackouts --------------------------------------------------------------------------------------------------
