@@ -8,12 +8,17 @@ Retries and circuit breakers for calls that may fail: stamina and aiobreaker, ea
 Put the breaker inside the retry: ``retry(policy, lambda: breaker.call(fn), on=TransportError, ...)``. An open
 circuit then ends the retries at once, unless ``on`` names `CircuitOpenError`.
 
+`Breaker.call_sync` and `retry_sync` are the same for functions that block.
+
 All times are seconds. Durations are measured with the monotonic clock, so setting the wall clock changes nothing.
-Objects here belong to one event loop.
+Tasks and threads may share a breaker and a budget; after a fork each process makes its own, since what one process
+learns the other does not.
 """
 
 import asyncio
+import logging
 import math
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from enum import Enum, StrEnum, auto
@@ -25,6 +30,9 @@ from redflag_core.errors import CircuitOpenError, PolicyError
 from redflag_core.ports import Clock, Entropy
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+logging.getLogger("redflag_core").addHandler(logging.NullHandler())
 
 MAX_DOUBLINGS: Final = 62
 """More doublings of a wait do not fit into a float's exact range, and no `RetryPolicy.wait_max` is so long."""
@@ -123,6 +131,7 @@ class Breaker:
         self._opened_at: datetime | None = None
         self._due = 0.0
         self._on_trial = False
+        self._lock = threading.Lock()
 
     @property
     def status(self) -> BreakerStatus:
@@ -158,12 +167,45 @@ class Breaker:
         self._report(epoch, _Outcome.SUCCESS)
         return result
 
+    def call_sync(self, fn: Callable[[], T]) -> T:
+        """
+        Call ``fn()``, a function that blocks, unless the circuit is open.
+
+        Nobody can end a call that blocks: give *fn* a timeout of its own. One that took longer than
+        ``call_timeout`` has failed, as far as the circuit is concerned; what it returned is returned all the same.
+
+        Args:
+            fn: A function without arguments.
+
+        Returns:
+            What *fn* returns.
+
+        Raises:
+            CircuitOpenError: The circuit is open, or its one trial call is under way; *fn* was not called.
+            Exception: Whatever *fn* raised.
+        """
+        epoch, began = self._admit(), self._clock.monotonic()
+        try:
+            result = fn()
+        except BaseException as error:
+            self._report(epoch, self._outcome(error, timed_out=self._is_late(began)))
+            raise
+        self._report(epoch, _Outcome.FAILURE if self._is_late(began) else _Outcome.SUCCESS)
+        return result
+
+    def _is_late(self, began: float) -> bool:
+        return self._clock.monotonic() - began > self.policy.call_timeout
+
     @property
     def _state(self) -> BreakerState:
         return BreakerState[self._circuit.state_name]
 
     def _admit(self) -> int:
-        """The epoch of a call that may go ahead. Nothing here awaits, so no two calls take the one trial."""
+        """The epoch of a call that may go ahead. No two calls take the one trial."""
+        with self._lock:
+            return self._admitted()
+
+    def _admitted(self) -> int:
         if self._state is BreakerState.CLOSED:
             return self._epoch
         status = self.status
@@ -187,8 +229,11 @@ class Breaker:
         return _Outcome.IGNORED if isinstance(error, self._ignore) and not timed_out else _Outcome.FAILURE
 
     def _report(self, epoch: int, outcome: _Outcome) -> None:
-        if epoch != self._epoch:
-            return
+        with self._lock:
+            if epoch == self._epoch:
+                self._take_in(outcome)
+
+    def _take_in(self, outcome: _Outcome) -> None:
         before, self._on_trial = self._state, False
         if outcome is _Outcome.SUCCESS:
             self._circuit.succeed()
@@ -205,8 +250,10 @@ class Breaker:
         if self._state is BreakerState.OPEN:
             self._opened_at = self._clock.now()
             self._due = self._clock.monotonic() + self.policy.reset_timeout
+            log.warning("%s has failed and is not called for %g s", self.name, self.policy.reset_timeout)
         else:
             self._opened_at = None
+            log.info("%s works again", self.name)
 
 
 @attrs.frozen(kw_only=True)
@@ -280,6 +327,7 @@ class RetryBudget:
         # Hundredths of a retry, so that nothing is lost to rounding.
         self._percent = percent
         self._full = self._balance = reserve * 100
+        self._lock = threading.Lock()
 
     @property
     def retries_left(self) -> int:
@@ -288,14 +336,16 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Pay in for one call."""
-        self._balance = min(self._full, self._balance + self._percent)
+        with self._lock:
+            self._balance = min(self._full, self._balance + self._percent)
 
     def withdraw(self) -> bool:
         """Take out one retry; False when there is none, and then do not retry."""
-        if self._balance < 100:
-            return False
-        self._balance -= 100
-        return True
+        with self._lock:
+            if self._balance < 100:
+                return False
+            self._balance -= 100
+            return True
 
 
 async def retry(
@@ -328,23 +378,67 @@ async def retry(
     """
     import stamina  # noqa: PLC0415  (import on first use)
 
-    began = clock.monotonic()
-    attempt = 0
+    attempts = _Attempts(policy, on, budget, clock, entropy)
 
     async def next_attempt() -> T:
-        nonlocal attempt
-        attempt += 1
+        attempts.begin()
         return await fn()
 
-    def backoff(error: Exception) -> bool | float:
-        if not isinstance(error, on) or attempt >= policy.attempts:
-            return False
-        wait = _wait(policy, attempt, error, random_fraction(entropy))
-        in_time = clock.monotonic() - began + wait <= policy.timeout
-        return wait if in_time and budget.withdraw() else False
+    budget.deposit()
+    return await stamina.AsyncRetryingCaller(attempts=policy.attempts, timeout=None)(
+        attempts.backoff, next_attempt
+    )
+
+
+def retry_sync(
+    policy: RetryPolicy,
+    fn: Callable[[], T],
+    *,
+    on: type[Exception] | tuple[type[Exception], ...],
+    budget: RetryBudget,
+    clock: Clock,
+    entropy: Entropy,
+) -> T:
+    """`retry` for a function that blocks: the thread sleeps between attempts."""
+    import stamina  # noqa: PLC0415  (import on first use)
+
+    attempts = _Attempts(policy, on, budget, clock, entropy)
+
+    def next_attempt() -> T:
+        attempts.begin()
+        return fn()
 
     budget.deposit()
-    return await stamina.AsyncRetryingCaller(attempts=policy.attempts, timeout=None)(backoff, next_attempt)
+    return stamina.RetryingCaller(attempts=policy.attempts, timeout=None)(attempts.backoff, next_attempt)
+
+
+class _Attempts:
+    """The attempts of one call, and whether there is another."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        on: type[Exception] | tuple[type[Exception], ...],
+        budget: RetryBudget,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._policy, self._on, self._budget = policy, on, budget
+        self._clock, self._entropy = clock, entropy
+        self._began = clock.monotonic()
+        self._made = 0
+
+    def begin(self) -> None:
+        """Count the attempt that is made now."""
+        self._made += 1
+
+    def backoff(self, error: Exception) -> bool | float:
+        """Seconds to wait before the next attempt, or False (stamina's backoff hook)."""
+        if not isinstance(error, self._on) or self._made >= self._policy.attempts:
+            return False
+        wait = _wait(self._policy, self._made, error, random_fraction(self._entropy))
+        in_time = self._clock.monotonic() - self._began + wait <= self._policy.timeout
+        return wait if in_time and self._budget.withdraw() else False
 
 
 def full_jitter(interval: float, fraction: float) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import subprocess
 import sys
 import time
@@ -467,8 +468,10 @@ async def test_every_kind_of_async_callable_is_guarded(breaker):
 
 
 async def test_a_breaker_has_no_listeners(breaker):
-    """Nothing can be hooked in that could break a good call: one verb, and values to read."""
-    assert {"call", "name", "policy", "status"} == {name for name in dir(breaker) if not name.startswith("_")}
+    """Nothing can be hooked in that could break a good call: one verb in two forms, and values to read."""
+    assert {"call", "call_sync", "name", "policy", "status"} == {
+        name for name in dir(breaker) if not name.startswith("_")
+    }
 
 
 async def test_aiobreaker_reads_no_clock(monkeypatch, breaker, clock):
@@ -918,3 +921,18 @@ def test_importing_resilience_loads_neither_library():
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
 
     assert "set()" == run.stdout.strip()
+
+
+async def test_the_log_says_when_a_circuit_opens_and_closes(caplog, breaker, clock):
+    """Under the module's own logger, once for each change; nothing is printed where nobody set logging up."""
+    caplog.set_level(logging.INFO, logger="redflag_core")
+
+    await half_open(breaker, clock)
+    await breaker.call(good)
+
+    said = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert [
+        ("redflag_core.resilience", "WARNING", "the service has failed and is not called for 60 s"),
+        ("redflag_core.resilience", "INFO", "the service works again"),
+    ] == said
+    assert any(isinstance(each, logging.NullHandler) for each in logging.getLogger("redflag_core").handlers)
