@@ -88,6 +88,22 @@ class Occurrence:
         return Run(rule=self.rule, date=self.date, at=aware(at))
 
 
+@attrs.frozen(kw_only=True)
+class Postponed:
+    """
+    That people at a machine put a run off: what is stored.
+
+    Attributes:
+        key: `Occurrence.key` of what it is about.
+        times: How often they did.
+        until: Until when, aware UTC.
+    """
+
+    key: str
+    times: int
+    until: datetime
+
+
 @attrs.frozen
 class Due:
     """
@@ -139,7 +155,7 @@ def following(window: Window, after: datetime) -> Occurrence | None:
     return next((each for each in found if each.start > after), None)
 
 
-def due(window: Window, at: datetime, last_run: Run | None) -> Due | None:
+def due(window: Window, at: datetime, last_run: Run | None, postponed: Postponed | None = None) -> Due | None:
     """
     The occurrence whose run is to be started now, so that each gets one run and none gets two.
 
@@ -151,12 +167,13 @@ def due(window: Window, at: datetime, last_run: Run | None) -> Due | None:
         at: Current time, aware.
         last_run: The last run that was started for this window; None for none. When it was for another rule, the
             window was changed since: then an occurrence that had started when it ran counts as run.
+        postponed: What people put off last; None for nothing. It only holds back the occurrence it is about.
     """
     zone, at = zone_of(window.timezone), aware(at)
     started = list(_started(window, at, timedelta(minutes=window.run_if_missed)))
-    waiting = [each for each in started if not _has_run(each, last_run, at)]
+    waiting = [each for each in started if not has_run(each, last_run, at)]
     for each in waiting:
-        if at < each.starts_until:
+        if at < each.starts_until and not is_put_off(each, postponed, at):
             return Due(each, missed=False)
     if not waiting or waiting[-1] is not started[-1] or is_blacked_out(window, wall(at, zone).date()):
         return None
@@ -164,7 +181,20 @@ def due(window: Window, at: datetime, last_run: Run | None) -> Due | None:
     return Due(waiting[-1], missed=True) if end <= at < end + timedelta(minutes=window.run_if_missed) else None
 
 
-def _has_run(occurrence: Occurrence, last_run: Run | None, at: datetime) -> bool:
+def is_put_off(occurrence: Occurrence, postponed: Postponed | None, at: datetime) -> bool:
+    """Whether people put its run off until later than *at*, aware."""
+    return postponed is not None and postponed.key == occurrence.key and at < postponed.until
+
+
+def has_run(occurrence: Occurrence, last_run: Run | None, at: datetime) -> bool:
+    """
+    Whether its run was started.
+
+    Args:
+        occurrence: The occurrence.
+        last_run: The last run that was started for its window; None for none.
+        at: Current time, aware.
+    """
     if last_run is None or last_run.at > at + CLOCK_STEP:
         return False
     if last_run.rule == occurrence.rule:

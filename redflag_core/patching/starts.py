@@ -13,7 +13,17 @@ from typing import Final
 import attrs
 
 from redflag_core._fields import line
-from redflag_core.patching.occurrences import Due, Occurrence, Run, current, due, following
+from redflag_core.patching.occurrences import (
+    Due,
+    Occurrence,
+    Postponed,
+    Run,
+    current,
+    due,
+    following,
+    has_run,
+    is_put_off,
+)
 from redflag_core.patching.recurrence import MONTHS, Weekday
 from redflag_core.patching.windows import Window, duration, is_blacked_out
 from redflag_core.patching.zones import aware, wall, zone_of
@@ -76,9 +86,24 @@ class StartCode(StrEnum):
     FROZEN = "frozen"
     NO_WINDOW = "no_window"
     RUN_ALREADY = "run_already"
+    POSTPONED = "postponed"
     TOO_LATE = "too_late"
     BLACKOUT = "blackout"
     CLOSED = "closed"
+
+
+@attrs.frozen(kw_only=True)
+class WindowRecord:
+    """
+    What is on record of a window for one machine.
+
+    Attributes:
+        last_run: The last run that was started in it; None for none.
+        postponed: What people put off last; None for nothing.
+    """
+
+    last_run: Run | None = None
+    postponed: Postponed | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -104,7 +129,7 @@ class StartDecision:
 
 
 def may_start(
-    windows: Mapping[Window, Run | None],
+    windows: Mapping[Window, WindowRecord],
     *,
     at: datetime,
     freezes: Sequence[Freeze] = (),
@@ -117,7 +142,7 @@ def may_start(
     `redflag_core.patching.occurrences.current` instead.
 
     Args:
-        windows: Each window that applies, with the last run that was started in it.
+        windows: Each window that applies, with what is on record of it.
         at: Current time, aware.
         freezes: The freezes that hold for this machine, of its organization and global.
         install_now: An order that somebody gave for this machine, if any.
@@ -131,10 +156,11 @@ def may_start(
     if not windows:
         why = "there is no maintenance window: add one, or order to install now"
         return StartDecision(allowed=False, code=StartCode.NO_WINDOW, why=why)
-    found = [(window, run) for window, last in windows.items() if (run := due(window, at, last)) is not None]
+    asked = ((window, due(window, at, record.last_run, record.postponed)) for window, record in windows.items())
+    found = [(window, run) for window, run in asked if run is not None]
     if found:
         return _due(*min(found, key=lambda each: (each[1].missed, each[1].occurrence.start)))
-    return _wait(windows, at)
+    return _put_off(windows, at) or _wait(windows, at)
 
 
 def _frozen(freezes: Sequence[Freeze]) -> StartDecision:
@@ -152,6 +178,18 @@ def _due(window: Window, run: Due) -> StartDecision:
     if run.missed:
         why = f"{what} was missed, and a missed run may start within {duration(window.run_if_missed)}"
     return StartDecision(allowed=True, code=code, why=why, window=window, occurrence=occurrence)
+
+
+def _put_off(windows: Mapping[Window, WindowRecord], at: datetime) -> StartDecision | None:
+    """The answer where only people at the machine hold a run back."""
+    for window, record in windows.items():
+        here, off = current(window, at), record.postponed
+        if here is None or off is None or has_run(here, record.last_run, at) or not is_put_off(here, off, at):
+            continue
+        why = f"people at the machine put it off until {_local(off.until, window)}"
+        code, until = StartCode.POSTPONED, aware(off.until)
+        return StartDecision(allowed=False, code=code, why=why, window=window, opens_at=until)
+    return None
 
 
 def _wait(windows: Collection[Window], at: datetime) -> StartDecision:
@@ -197,15 +235,17 @@ class Postponement:
     Attributes:
         allowed: Whether it is put off.
         why: A sentence for people.
-        until: When it starts instead, aware UTC; None when it is not put off.
+        postponed: What to store; None when it is not put off.
     """
 
     allowed: bool
     why: str
-    until: datetime | None = None
+    postponed: Postponed | None = None
 
 
-def may_postpone(window: Window, occurrence: Occurrence, *, at: datetime, postponed: int) -> Postponement:
+def may_postpone(
+    window: Window, occurrence: Occurrence, *, at: datetime, before: Postponed | None = None
+) -> Postponement:
     """
     Whether people at a machine may put its run off once more.
 
@@ -216,17 +256,19 @@ def may_postpone(window: Window, occurrence: Occurrence, *, at: datetime, postpo
         window: The window.
         occurrence: Its occurrence, of which no run was started.
         at: Current time, aware.
-        postponed: How often it was put off before.
+        before: What people put off last; None for nothing.
     """
+    times = before.times if before is not None and before.key == occurrence.key else 0
     until = max(aware(at), occurrence.start) + timedelta(minutes=window.postpone)
     if not window.postpone_times:
         return Postponement(allowed=False, why="this window cannot be postponed")
-    if postponed >= window.postpone_times:
-        times = "once" if window.postpone_times == 1 else f"{window.postpone_times} times"
-        return Postponement(allowed=False, why=f"it was postponed {times}, as often as it can be")
+    if times >= window.postpone_times:
+        often = "once" if window.postpone_times == 1 else f"{window.postpone_times} times"
+        return Postponement(allowed=False, why=f"it was postponed {often}, as often as it can be")
     if until >= occurrence.starts_until:
         last = _local(occurrence.starts_until, window)
         return Postponement(allowed=False, why=f"it must start before {last}: later is not possible")
-    left = window.postpone_times - postponed - 1
+    left = window.postpone_times - times - 1
     why = f"it starts on {_local(until, window)}, and can be postponed {left} more time{'' if left == 1 else 's'}"
-    return Postponement(allowed=True, why=why, until=until)
+    postponed = Postponed(key=occurrence.key, times=times + 1, until=until)
+    return Postponement(allowed=True, why=why, postponed=postponed)

@@ -97,5 +97,6 @@ def _end_of_gap(before: datetime, after: datetime, reading: datetime, zone: Zone
 
 def _no_zone(name: str) -> PolicyError:
     return PolicyError(
-        f"there is no time zone {name[:64]!r}: write it as in the IANA database, like Europe/Berlin"
+        f"there is no time zone {name[:64]!r}: write one of the IANA database, like Europe/Berlin; "
+        "if it is one, the time zone data of this system are missing or old (package tzdata)"
     )
