@@ -217,9 +217,11 @@ def _on_dates(window: Window, zone: ZoneInfo, first: dt.date, last: dt.date) -> 
         last = min(last, dt.date.fromisoformat(window.valid_until))
     rule = window.rule
     for day in window.recurrence.dates(first, last):
+        if is_blacked_out(window, day):
+            continue
         occurrence = _occurrence(window, rule, day, zone)
         # A date that the zone left out begins when it is over: that may be on a date without work.
-        if not is_blacked_out(window, day) and occurrence.start < occurrence.starts_until:
+        if occurrence.start < occurrence.starts_until:
             yield occurrence
 
 

@@ -26,6 +26,9 @@ MAX_WINDOW_BYTES: Final = 16 * 1024
 MAX_BLACKOUTS: Final = 100
 """Most dates and ranges without work: the public holidays of five years."""
 
+MAX_BLACKOUT: Final = timedelta(days=366)
+"""Longest range without work, its last day included: what rests for longer has ended."""
+
 MAX_MISSED: Final = 31 * 24 * 60
 """Longest time after a missed window, in minutes: by then the next month's has come."""
 
@@ -77,6 +80,8 @@ class Blackout:
         """A range goes forward."""
         if self.first > self.last:
             raise ValueError(f"{self.first}..{self.last} ends before it begins")
+        if date.fromisoformat(self.last) - date.fromisoformat(self.first) >= MAX_BLACKOUT:
+            raise ValueError(f"{self.first}..{self.last} is longer than a year: let the window end, with until")
 
     def __str__(self) -> str:
         return self.first if self.first == self.last else f"{self.first}..{self.last}"

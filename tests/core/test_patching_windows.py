@@ -427,6 +427,7 @@ def test_a_window_survives_its_text_and_its_stored_form(any_window):
         ("daily 02:30-04:00 UTC; from 2026-02-02; until 2026-02-01", "it ends before it begins"),
         ("daily 02:30-04:00 UTC; except 24 December", "first is no date like 2026-12-24"),
         ("daily 02:30-04:00 UTC; except 2026-12-26..2026-12-24", "2026-12-26..2026-12-24 ends before it begins"),
+        ("daily 02:30-04:00 UTC; except 2026-01-01..2027-01-02", "is longer than a year: let the window end"),
         ("daily 02:30-04:00 UTC; if missed soon", "'soon' is not a time like 30 minutes or 2 hours"),
         ("daily 02:30-04:00 UTC; if missed 32 days", "the run if missed is out of bounds"),
         ("daily 02:30-04:00 UTC; notice 8 days", "the notice is out of bounds"),
@@ -853,6 +854,13 @@ def test_an_occurrence_of_a_blackout_date_does_not_take_place():
     assert ["2026-07-14", "2026-07-17"] == begins(text, "2026-07-14", "2026-07-17")
     night = window("daily 22:00-04:00; except 2026-07-15")
     assert current(night, at("2026-07-16 01:00")) is None
+
+
+def test_a_range_without_work_can_be_a_year():
+    """The longest one, in a leap year."""
+    text = "daily 12:00-13:00; except 2028-01-01..2028-12-31"
+
+    assert ["2027-12-31", "2029-01-01"] == begins(text, "2027-12-31", "2029-01-01")
 
 
 def test_a_window_that_reaches_into_a_blackout_starts_nothing_there():
