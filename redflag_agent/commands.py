@@ -148,12 +148,12 @@ def _show_package(package: Package) -> str:
 
 def _surroundings(settings: AgentSettings, tell: Tell) -> "Surroundings":
     from redflag_agent.agent import Surroundings  # noqa: PLC0415  (scanning needs no HTTP)
-    from redflag_core.machine_readers.linux import LinuxMachine  # noqa: PLC0415  (this host's)
+    from redflag_core.machine_readers import this_machine  # noqa: PLC0415  (the same)
 
     return Surroundings(
         clock=SystemClock(),
         entropy=SystemEntropy(),
-        machine=LinuxMachine(),
+        machine=this_machine(),
         scanners=usable_scanners(settings),
         installers=usable_installers(settings),
         sleep=asyncio.sleep,

@@ -37,15 +37,22 @@ MATCHING_OTHERS: Final = 2
 
 PLACEHOLDERS: Final = frozenset({
     # Texts that board makers leave in the firmware, so that whole product lines share them.
-    "0123456789", "0123456789abcdef", "123456789", "1234567890", "base board serial number", "board serial number",
-    "chassis serial number", "default string", "empty", "invalid", "n/a", "na", "none", "not applicable",
-    "not available", "not present", "not settable", "not specified", "null", "o.e.m.", "oem", "serial number",
-    "system serial number", "tbd", "to be filled by o.e.m.", "type2 - board serial number", "undefined", "unknown",
-    # UUIDs of the same origin: the example of a firmware kit in both byte orders, and the counting ones.
+    "(null string)", "0123456789", "0123456789abcdef", "12345", "123456", "1234567", "12345678", "123456789",
+    "1234567890", "123456789000", "12345678901234567", "base board serial number", "board serial number",
+    "chassis serial number", "default string", "empty", "eval", "iatpass", "invalid", "mb-1234567890", "n/a", "na",
+    "none", "not applicable", "not available", "not present", "not settable", "not specified", "null", "o.e.m.",
+    "oem", "oem_serial", "serial number", "serial number xxxxxx", "sn-12345", "sn-1234567890", "sys-1234567890",
+    "sys-9876543210", "system serial number", "systemserialnumb", "tbd", "to be filled by o.e.m.",
+    "type2 - board serial number", "undefined", "unknow", "unknown",
+    # UUIDs of the same origin, in both byte orders: firmware and readers do not always agree on it.
     "03000200-0400-0500-0006-000700080009", "00020003-0004-0005-0006-000700080009",
-    "12345678-1234-5678-90ab-cddeefaabbcc", "01234567-89ab-cdef-0123-456789abcdef",
-    # Serials that hypervisors give to the first disk of every guest.
-    "drive-scsi0", "drive-virtio0", "qm00001", "qm00002", "qm00003",
+    "12345678-1234-5678-90ab-cddeefaabbcc", "78563412-3412-7856-90ab-cddeefaabbcc",
+    "01234567-89ab-cdef-0123-456789abcdef", "67452301-ab89-efcd-0123-456789abcdef",
+    "00010203-0405-0607-0809-0a0b0c0d0e0f", "03020100-0504-0706-0809-0a0b0c0d0e0f",
+    "6ab5b300-538d-1014-9fb5-b0684d007b53", "00b3b56a-8d53-1410-9fb5-b0684d007b53",
+    "01010101-0101-0101-0101-010101010101", "fefefefe-fefe-fefe-fefe-fefefefefefe",
+    # Serials that hypervisors give to the first disk of every guest: QEMU, VMware and VirtualBox.
+    "drive-scsi0", "drive-virtio0", "qm00001", "qm00002", "qm00003", "nvme_0000", "vb1234-56789", "vb1234_56789",
 })  # fmt: skip
 """Ids known to be shared by unrelated machines, in folded case."""
 
@@ -64,11 +71,12 @@ class RawMachine:
     The ids as a reader found them. Secret towards the network: only `make_evidence` takes them on.
 
     Attributes:
-        machine_id: The installation's id, 16 raw bytes; None when unreadable, as for every field.
+        machine_id: The installation's id, 16 raw bytes (a Mac has only its hardware's); None when unreadable, as
+            for every field.
         smbios_uuid: The firmware's UUID of the system.
         board_serial: Serial number of the main board.
-        disk_serial: Serial number of the disk that holds the root file system.
-        boot_id: UUID that the kernel draws at each boot.
+        disk_serial: Serial number of the disk that holds the system.
+        boot_id: What is another one at each boot: a UUID that the kernel draws, or the time that it noted.
         container: Whether this is the inside of a container.
     """
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
+import re
 import subprocess
+import uuid
 from pathlib import Path
 
 import attrs
@@ -210,6 +212,35 @@ def test_an_id_that_machines_share_is_weak(text):
 def test_an_id_of_its_own_is_not_weak(text):
     """A real serial is kept, also when it is mostly zeros or starts with a word of the list."""
     assert not is_weak(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "VMware NVME_0000",
+        "VMWare NVME_0000",
+        "VB1234-56789",
+        "0000_0000_0000_0000.",
+        "SYS-1234567890",
+        "MB-1234567890",
+        "78563412-3412-7856-90AB-CDDEEFAABBCC",
+    ],
+)
+def test_an_id_that_windows_shows_of_many_machines_is_weak(text):
+    """Hypervisors and board makers are the same under Windows; only the spelling differs."""
+    assert is_weak(text)
+
+
+def test_placeholder_uuids_are_known_in_both_byte_orders():
+    """A firmware that claims the wrong version of SMBIOS must not make a placeholder an id."""
+    known = {
+        uuid.UUID(text)
+        for text in PLACEHOLDERS
+        if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text)
+    }
+
+    assert {uuid.UUID(bytes_le=each.bytes) for each in known} == known
+    assert len(known) == 12
 
 
 def test_placeholders_are_in_the_form_they_are_looked_up_in():

@@ -1,6 +1,8 @@
 """The Linux reader, on trees of files laid out as the kernel lays them out."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -417,3 +419,18 @@ def test_a_machine_is_no_container_for_a_similar_word(tree, environ):
     tree.file("proc/1/environ", environ)
 
     assert not tree.read().container
+
+
+def test_the_readers_of_other_systems_are_not_imported():
+    """Choosing the reader of this machine loads neither theirs nor what they need."""
+    code = (
+        "import sys; from redflag_core.machine_readers import this_machine; this_machine();"
+        "print([name for name in ('ctypes', 'winreg', 'redflag_core.machine_readers.windows',"
+        " 'redflag_core.machine_readers.macos') if name in sys.modules])"
+    )
+
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+    assert "[]" == printed.strip()
