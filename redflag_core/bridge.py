@@ -28,7 +28,7 @@ import attrs
 from attrs import validators
 
 from redflag_core._fields import MOMENT, UUID, count, line, small
-from redflag_core.encoding import JsonValue, dump_json
+from redflag_core.encoding import JsonValue, check_storable, dump_json
 from redflag_core.errors import (
     BridgeCredentialsError,
     BridgeError,
@@ -59,7 +59,6 @@ MAX_RETRY_AFTER: Final = 86_400.0
 _KIND: Final[Any] = validators.matches_re(r"[a-z_]{1,40}\.[a-z_]{1,40}")
 _OPTIONAL_UUID: Final[Any] = validators.optional(UUID)
 _SECONDS = re.compile(r"[0-9]{1,9}")
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Phase(StrEnum):
@@ -116,8 +115,7 @@ class FieldKind(StrEnum):
 
 
 def _is_storable(_instance: Any, attribute: "attrs.Attribute[str]", value: str) -> None:
-    if _UNSTORABLE.search(value):
-        raise ValueError(f"{attribute.name} holds U+0000 or a lone surrogate")
+    check_storable(value, attribute.name, max_bytes=4 * MAX_DETAIL)
 
 
 @attrs.frozen(kw_only=True)

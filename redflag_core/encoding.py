@@ -94,6 +94,25 @@ def hex_decode(text: str, size: int) -> bytes:
     return binascii.unhexlify(text)
 
 
+def check_storable(text: str, what: str, *, max_bytes: int) -> None:
+    """
+    Check that any database can keep *text* as it is. What it means to a query language does not matter.
+
+    Args:
+        text: Untrusted text.
+        what: What it is, for the message.
+        max_bytes: Longest in UTF-8.
+
+    Raises:
+        MalformedError: It holds U+0000 or a lone surrogate.
+        TooLargeError: It is longer.
+    """
+    if _SURROGATE_OR_NUL.search(text):
+        raise MalformedError(f"{what} holds U+0000 or a lone surrogate")
+    if len(text.encode()) > max_bytes:
+        raise TooLargeError(f"{what} is longer than {max_bytes} bytes")
+
+
 def dump_json(value: Any) -> bytes:
     """
     One byte string for each value: sorted keys, no spaces, UTF-8, no NaN.

@@ -8,7 +8,9 @@ freshness before the signature (cheap first), claim the nonce after it (a forger
 from datetime import datetime
 from typing import Final, Protocol
 
-from redflag_core.errors import ReplayError, StaleError
+from redflag_core._fields import MAX_MOMENT
+from redflag_core.encoding import check_storable
+from redflag_core.errors import MalformedError, ReplayError, StaleError
 from redflag_core.ports import NonceStore, SyncNonceStore
 
 TOLERANCE: Final = 300
@@ -16,6 +18,10 @@ TOLERANCE: Final = 300
 
 RETENTION: Final = 2 * TOLERANCE
 """Seconds after ``created`` for which a nonce is kept: twice what any message that still passes can be old."""
+
+
+MAX_CLAIM_BYTES: Final = 512
+"""Longest key id and nonce of a store, each in UTF-8. Ours have 32 and 22; ids of webhooks have up to 256."""
 
 
 class Claimable(Protocol):
@@ -76,6 +82,42 @@ def horizon_after_purge(now: datetime, *, retention: int = RETENTION) -> int:
     Store this horizon first, then purge: `created` at or below it is refused from then on.
     """
     return int(unix(now)) - retention - 1
+
+
+def next_horizon(stored: int, now: datetime) -> int:
+    """
+    What a purge stores as the horizon. It only moves on, with one exception.
+
+    A horizon beyond what a restore sets was stored while the clock was wrong, and would refuse everything until
+    that time. It is set to the end of the tolerance: all that was signed until now stays refused.
+
+    Args:
+        stored: The present horizon.
+        now: Current time, aware UTC.
+    """
+    moment = int(unix(now))
+    if stored > moment + RETENTION:
+        return moment + TOLERANCE
+    return max(stored, horizon_after_purge(now))
+
+
+def check_claim(key_id: str, nonce: str, created: int) -> None:
+    """
+    Check that every store can keep a claim. Stores do this first, so that they all refuse the same ones.
+
+    Args:
+        key_id: Id of the sender's key, as it was verified: genuine senders may choose theirs.
+        nonce: The nonce text, likewise.
+        created: Creation time, unix seconds.
+
+    Raises:
+        MalformedError: A text holds U+0000 or a lone surrogate, which databases refuse, or the time is none.
+        TooLargeError: A text is longer than `MAX_CLAIM_BYTES`.
+    """
+    check_storable(key_id, "the key id", max_bytes=MAX_CLAIM_BYTES)
+    check_storable(nonce, "the nonce", max_bytes=MAX_CLAIM_BYTES)
+    if not 0 <= created <= MAX_MOMENT:
+        raise MalformedError("the creation time is not between 1970 and 9999")
 
 
 def refuse_replay(claimed: bool) -> None:

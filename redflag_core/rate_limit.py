@@ -13,7 +13,8 @@ from typing import Final
 
 import attrs
 
-from redflag_core.errors import MalformedError, PolicyError, TooLargeError
+from redflag_core.encoding import check_storable
+from redflag_core.errors import PolicyError
 
 ACCEPTED_FORM: Final = 'write it as "60/minute burst 20", "5/10 minutes" or "100/hour"'
 
@@ -55,7 +56,6 @@ _POLICY: Final = re.compile(
     r"(?:\s+per\s+(agent|address|organization|key))?"
     r"(?:(?:\s+|\s*,\s*)burst\s+([0-9]{1,7}))?\s*"
 )
-_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -207,10 +207,7 @@ def check_key(key: str) -> None:
         MalformedError: It holds U+0000 or a lone surrogate, which databases refuse.
         TooLargeError: It is longer than `MAX_KEY_BYTES`.
     """
-    if _UNSTORABLE.search(key):
-        raise MalformedError("the key of a rate limit holds U+0000 or a lone surrogate")
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise TooLargeError(f"the key of a rate limit is longer than {MAX_KEY_BYTES} bytes")
+    check_storable(key, "the key of a rate limit", max_bytes=MAX_KEY_BYTES)
 
 
 def step(tat: float | None, now: float, policy: RateLimitPolicy) -> tuple[float, Decision]:

@@ -7,13 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redflag_core.errors import ReplayError, StaleError
+from redflag_core._fields import MAX_MOMENT
+from redflag_core.errors import MalformedError, ReplayError, StaleError, TooLargeError
 from redflag_core.freshness import (
+    MAX_CLAIM_BYTES,
     RETENTION,
     TOLERANCE,
+    check_claim,
     check_window,
     claim_nonce,
     horizon_after_purge,
+    next_horizon,
     refuse_replay,
     unix,
 )
@@ -122,6 +126,47 @@ def test_only_what_nobody_would_accept_may_be_forgotten():
 def test_the_horizon_only_moves_on(seconds):
     """A later purge never forgets less."""
     assert horizon_after_purge(START) <= horizon_after_purge(START + seconds * SECOND)
+
+
+@pytest.mark.parametrize(
+    "stored, expected",
+    [
+        (0, NOW - RETENTION - 1),
+        (NOW - RETENTION - 2, NOW - RETENTION - 1),
+        (NOW - RETENTION - 1, NOW - RETENTION - 1),
+        (NOW - RETENTION, NOW - RETENTION),
+        (NOW + TOLERANCE, NOW + TOLERANCE),
+        (NOW + RETENTION, NOW + RETENTION),
+        (NOW + RETENTION + 1, NOW + TOLERANCE),
+        (NOW + 365 * 86_400, NOW + TOLERANCE),
+    ],
+)
+def test_a_horizon_goes_back_only_when_a_wrong_clock_had_set_it(stored, expected):
+    """What a restore sets ahead stays; a year ahead would refuse everything for a year."""
+    assert expected == next_horizon(stored, START)
+
+
+@given(st.integers(0, 2 * NOW))
+def test_no_horizon_opens_what_was_signed_until_now(stored):
+    """A horizon that goes back stays above every message that could have been claimed."""
+    following = next_horizon(stored, START)
+
+    assert following >= min(stored, NOW + TOLERANCE)
+    assert following >= horizon_after_purge(START)
+
+
+def test_a_claim_has_texts_and_a_time_that_every_store_keeps():
+    """The bounds are inclusive and hold for both texts."""
+    longest = "x" * MAX_CLAIM_BYTES
+
+    check_claim(longest, longest, MAX_MOMENT)
+    check_claim("", "", 0)
+    for claim in ((longest + "x", "n", 1), ("k", longest + "x", 1)):
+        with pytest.raises(TooLargeError):
+            check_claim(*claim)
+    for claim in (("\x00", "n", 1), ("k", "\ud800", 1), ("k", "n", -1), ("k", "n", MAX_MOMENT + 1)):
+        with pytest.raises(MalformedError):
+            check_claim(*claim)
 
 
 async def test_a_message_is_claimed_once():
