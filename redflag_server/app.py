@@ -14,6 +14,7 @@ from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.controller import ApiKeyController, UserController
 from redflag_server.agents.controller import AgentController, RegistrationTokenController
 from redflag_server.agents.enrolment_controller import EnrolmentController
+from redflag_server.approvals.controller import ApprovalController
 from redflag_server.checkin.controller import CheckInController
 from redflag_server.client_errors.controller import AgentErrorController
 from redflag_server.client_errors.list_controller import ClientErrorController
@@ -50,6 +51,7 @@ CONTROLLERS: Final[list[Any]] = [
     AgentController,
     AgentErrorController,
     ApiKeyController,
+    ApprovalController,
     CheckInController,
     ClientErrorController,
     CommandController,

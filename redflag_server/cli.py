@@ -33,12 +33,14 @@ from redflag_server.backup.restore import restore
 from redflag_server.backup.words import backup_lines, restore_lines
 from redflag_server.db.pages import MAX_LIMIT, PageOf
 from redflag_server.db.scope import Scope, scoped, whole_installation
-from redflag_server.organizations.service import organization_named
+from redflag_server.organizations.service import organization_named, organization_of
 from redflag_server.problems import NotFoundError
 from redflag_server.run import run
 from redflag_server.runtime import Runtime
 from redflag_server.settings import Settings, default_data_directory
 from redflag_server.start import open_runtime
+from redflag_server.trust.operator_keys import add_operator_key, list_operator_keys, revoke_operator_key
+from redflag_server.trust.tables import OperatorKey
 
 T = TypeVar("T")
 
@@ -272,6 +274,58 @@ def registration_token_revoke(token_id: UUID, reason: str, data: Path) -> None:
     """Revoke a token. Machines that registered with it stay."""
     _run(data, lambda runtime: revoke_token(runtime, _everything(), token_id, reason))
     click.echo(f"{token_id} is revoked.")
+
+
+@main.group("operator-key")
+def operator_key() -> None:
+    """Keys with which people approve what goes beyond a routine update."""
+
+
+@operator_key.command("add")
+@click.argument("public_key")
+@click.option("--name", required=True, help="Whose key it is.")
+@click.option(
+    "--organization",
+    "organizations",
+    required=True,
+    multiple=True,
+    metavar="NAME|ID",
+    help="For whose machines it may approve; repeatable.",
+)
+@data_option
+def operator_key_add(public_key: str, name: str, organizations: tuple[str, ...], data: Path) -> None:
+    """Let machines believe what is approved with a key: the public half, as `redflag keys new` prints it."""
+
+    async def work(runtime: Runtime) -> OperatorKey:
+        async with runtime.database.read() as session:
+            ids = {(await organization_of(session, each)).id for each in organizations}
+        return await add_operator_key(runtime, public_key=public_key, name=name, organizations=ids, actor=_actor())
+
+    added = _run(data, work)
+    click.echo(f"{added.name} may approve with key {added.key_id}. Machines know it after their next check-in.")
+
+
+@operator_key.command("list")
+@data_option
+def operator_key_list(data: Path) -> None:
+    """List keys, also those that were revoked."""
+
+    async def work(runtime: Runtime) -> Iterable[tuple[object, ...]]:
+        async with runtime.database.read() as session:
+            keys = await list_operator_keys(session)
+        return [(k.key_id, k.name, " ".join(k.organizations), k.added_at, k.added_by, k.revoked_at) for k in keys]
+
+    _show(("Id", "Name", "Organizations", "Added", "Added by", "Revoked"), _run(data, work))
+
+
+@operator_key.command("revoke")
+@click.argument("name_or_id")
+@click.option("--reason", default="revoked on the command line", show_default=True)
+@data_option
+def operator_key_revoke(name_or_id: str, reason: str, data: Path) -> None:
+    """Revoke a key for ever, and with it all that it approved and that was not started yet."""
+    revoked = _run(data, lambda runtime: revoke_operator_key(runtime, name_or_id, reason, _actor()))
+    click.echo(f"{revoked.name} may not approve any more. Machines know it after their next check-in.")
 
 
 @main.command()

@@ -13,6 +13,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "agents:write": "Approve, release and revoke machines.",
     "packages:read": "See packages, their states and plans.",
     "packages:write": "Decide about packages, plan their updates and install them.",
+    "approvals:read": "See approvals of operators, and export what must be approved.",
+    "approvals:write": "Bring approvals that operators signed.",
     "commands:read": "See commands, and what machines signed about them.",
     "commands:write": "Order scans; cancel, release, retry and archive commands.",
     "registration-tokens:read": "See registration tokens, never their secrets.",

@@ -29,6 +29,7 @@ from redflag_core.encoding import b64encode
 from redflag_core.envelope import parse_envelope
 from redflag_core.trust import signs_commands
 from redflag_server.agents.tables import Agent
+from redflag_server.approvals.service import proof_for
 from redflag_server.commands.changes import Change, change, end
 from redflag_server.commands.tables import Command, CommandDelivery
 from redflag_server.events.recorder import record
@@ -131,6 +132,7 @@ class _Signer:
                 type=command.type,
                 params=command.params,
                 start_by=int(command.start_by.timestamp()),
+                approval=await proof_for(self.session, command),
             ),
             self._recipient(),
             order,

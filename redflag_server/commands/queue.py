@@ -60,6 +60,7 @@ class NewCommand:
         start_by: Until when it may be started; None for the longest that makes sense.
         retry_of: The command that it is tried again for.
         plan_id: The plan that it belongs to.
+        approval: The approval that goes with it, and which of its leaves this is; None for what needs none.
     """
 
     agent_id: UUID
@@ -69,6 +70,7 @@ class NewCommand:
     start_by: datetime | None = None
     retry_of: UUID | None = None
     plan_id: UUID | None = None
+    approval: tuple[UUID, int] | None = None
 
 
 async def order(session: AsyncSession, actor: str, new: NewCommand, now: datetime) -> tuple[Command, bool]:
@@ -288,6 +290,7 @@ async def _live(session: AsyncSession, agent_id: UUID) -> int:
 
 def _row(new: NewCommand, params: bytes, organization_id: UUID, actor: str, now: datetime) -> Command:
     command_id = uuid7()
+    approval_id, approval_index = new.approval or (None, None)
     return Command(
         id=command_id,
         organization_id=organization_id,
@@ -302,6 +305,8 @@ def _row(new: NewCommand, params: bytes, organization_id: UUID, actor: str, now:
         reason=new.reason,
         retry_of=new.retry_of,
         plan_id=new.plan_id,
+        approval_id=approval_id,
+        approval_index=approval_index,
         start_by=new.start_by or now + timedelta(seconds=START_WITHIN_SECONDS),
     )
 

@@ -17,6 +17,7 @@ class Command(Tenant):
 
     ``params`` are the exact bytes that every signature of it covers. The order columns are those of the last
     lease. ``delivered_at`` is set with the first lease and stays: from then on the machine may have started it.
+    ``approval_id`` and ``approval_index`` say which leaf of which approval goes with it; approvals are kept.
     ``result`` is what the executor signed, without what other columns hold; the envelope is in `CommandStatement`.
     """
 
@@ -39,6 +40,8 @@ class Command(Tenant):
     retry_of: Mapped[UUID | None]
     plan_id: Mapped[UUID | None] = mapped_column(ForeignKey("plans.id", ondelete="SET NULL"), index=True)
     start_by: Mapped[datetime]
+    approval_id: Mapped[UUID | None]
+    approval_index: Mapped[int | None]
 
     not_before: Mapped[datetime | None]
     leased_until: Mapped[datetime | None]

@@ -104,8 +104,9 @@ async def _plan_page(
 ) -> Page:
     path = f"{runtime.settings.prefix}/plans/{plan_id}"
     async with runtime.database.read() as session:
-        plan = await see_plan(session, visible, plan_id)
-        since, now = plan.detail.state_at, runtime.clock.now()
+        now = runtime.clock.now()
+        plan = await see_plan(session, visible, plan_id, now)
+        since = plan.detail.state_at
         news = await see_news(session, visible, plan.detail.agent_id, now, since=since) if done else None
     context: dict[str, Any] = {
         "plan": plan,

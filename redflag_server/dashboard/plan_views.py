@@ -1,6 +1,7 @@
 """Plans on pages: what was asked, exactly what would be changed, why somebody must look, and what became of it."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -97,14 +98,14 @@ async def see_open_plans(session: AsyncSession, visible: Scope, agent_id: UUID) 
     return (await list_plans(session, visible, wanted, PageOf(limit=SHOWN, newest_first=True))).items
 
 
-async def see_plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> SeenPlan:
+async def see_plan(session: AsyncSession, visible: Scope, plan_id: UUID, now: datetime) -> SeenPlan:
     """
     One plan.
 
     Raises:
         NotFoundError: No such plan, or not for the caller to see.
     """
-    detail = await get_plan(session, visible, plan_id)
+    detail = await get_plan(session, visible, plan_id, now)
     key = visible.select(Agent, Agent.executor_key, Agent.executor_key_id).where(Agent.id == detail.agent_id)
     executor, executor_id = (await session.execute(key)).one()
     query = visible.select(Command).where(Command.plan_id == plan_id).order_by(Command.id.desc()).limit(SHOWN)

@@ -2,6 +2,7 @@
 
 from redflag_server.accounts.tables import Credential, SetupLink, User
 from redflag_server.agents.tables import Agent, RegistrationToken
+from redflag_server.approvals.tables import Approval, CoveredCommand
 from redflag_server.checkin.tables import Nonce
 from redflag_server.client_errors.tables import ClientError, ErrorBatch
 from redflag_server.commands.tables import Command, CommandDelivery, CommandStatement, CommandSubject
@@ -11,20 +12,23 @@ from redflag_server.jobs.tables import Schedule
 from redflag_server.organizations.tables import Organization, Site
 from redflag_server.packages.tables import Package, Scanner, ScanReport
 from redflag_server.plans.tables import Plan
-from redflag_server.trust.tables import ServerState, TrustDocument
+from redflag_server.trust.tables import OperatorKey, ServerState, TrustDocument
 
 __all__ = [
     "Agent",
+    "Approval",
     "Base",
     "ClientError",
     "Command",
     "CommandDelivery",
     "CommandStatement",
     "CommandSubject",
+    "CoveredCommand",
     "Credential",
     "ErrorBatch",
     "Event",
     "Nonce",
+    "OperatorKey",
     "Organization",
     "Package",
     "Plan",

@@ -37,6 +37,17 @@ async def organization_named(session: AsyncSession, name: str) -> Organization:
     raise NotFoundError(f"there is no organization {name!r}; there are {', '.join(c.name for c in clients)}")
 
 
+async def organization_of(session: AsyncSession, name_or_id: str) -> Organization:
+    """A client organization by name or id, for the command line; raises what `organization_named` does."""
+    try:
+        found = await session.get(Organization, UUID(name_or_id))
+    except ValueError:
+        found = None
+    if found is None or found.id == INSTALLATION:
+        return await organization_named(session, name_or_id)
+    return found
+
+
 async def find_site(session: AsyncSession, visible: Scope, site_id: UUID | None) -> Site:
     """
     A site by id, or with None the oldest one that the caller may see.

@@ -77,7 +77,7 @@ class PlanController(OperatorController):
     ) -> PlanDetail:
         """Get a plan, with every change that its machine would make."""
         async with runtime.database.read() as session:
-            return await get_plan(session, visible, plan_id)
+            return await get_plan(session, visible, plan_id, runtime.clock.now())
 
     @post(
         operation_id="MakePlans",
@@ -105,7 +105,7 @@ class PlanController(OperatorController):
         "/{plan_id:uuid}/confirm",
         operation_id="ConfirmPlan",
         summary="Confirm a plan",
-        description="Agree to the changes that nobody asked for. The machine refuses what is beyond routine.",
+        description="Agree to the changes that nobody asked for. What is beyond routine needs an approval too.",
         dto=Strict[Reason],
         return_dto=None,
         status_code=200,
@@ -139,7 +139,8 @@ class PlanController(OperatorController):
         "/{plan_id:uuid}/install",
         operation_id="InstallPlan",
         summary="Install a plan",
-        description="Exactly what was planned, or nothing: a machine that would change anything else refuses.",
+        description="Exactly what was planned, or nothing: a machine that would change anything else refuses. "
+        "409 for a plan beyond routine that no operator approved.",
         dto=Strict[Reason],
         return_dto=None,
         status_code=200,
@@ -162,4 +163,4 @@ async def _done(
 ) -> PlanDetail:
     await action(runtime, visible, plan_id, data.reason)
     async with runtime.database.read() as session:
-        return await get_plan(session, visible, plan_id)
+        return await get_plan(session, visible, plan_id, runtime.clock.now())

@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
 from redflag_core.command_queue import CommandState
-from redflag_core.commands import CommandType
+from redflag_core.commands import CommandType, UpgradeParams
 from redflag_core.patching import Move, PackageTarget, PlanState, Transaction, beyond_routine, can
 from redflag_core.patching.plan_states import ALLOWED, OPEN
 from redflag_core.patching.results import Ended, Ending, after_installing, after_planning
 from redflag_core.patching.states import UNDECIDED
 from redflag_core.scanning import PackageKey, PackageState
-from redflag_core.statements import CommandResult
+from redflag_core.statements import CommandResult, Outcome
 from redflag_server.commands.tables import Command, CommandStatement
 from redflag_server.events.tables import Event
 from redflag_server.packages.moves import PLANNED, PackageMoves, Told, packages_of_plan
@@ -140,6 +140,8 @@ async def _restarted_since(session: AsyncSession, command: Command, result: Comm
     """
     if result is None or not result.reboot_required or command.accepted_at is None:
         return False
+    if result.outcome is Outcome.INTERRUPTED:  # it may be this start that interrupted it
+        return False
     received = select(func.min(CommandStatement.received_at)).where(
         CommandStatement.command_id == command.id, CommandStatement.kind == "accepted"
     )
@@ -166,6 +168,11 @@ def requested_of(plan: Plan) -> Sequence[PackageTarget]:
     transaction = codec.structure(Transaction, plan.transaction)
     requested = set(transaction.requested)
     return [target for target in targets_of(plan) if target.key in requested]
+
+
+def upgrade_params(plan: Plan) -> UpgradeParams:
+    """What is ordered to carry a plan out. What an operator approves is the text of exactly these."""
+    return UpgradeParams(plan.manager, tuple(requested_of(plan)), plan.plan_hash or "")
 
 
 def _versions(plan: Plan) -> Mapping[PackageKey, str]:

@@ -1,6 +1,7 @@
 """Plans as operators see them."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,14 +18,25 @@ from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import Page, PageOf, fetch_page
 from redflag_server.db.scope import Scope
 from redflag_server.packages.tables import Package
+from redflag_server.plans.approving import NEVER, approval_of_plan
 from redflag_server.plans.follow import targets_of
-from redflag_server.plans.schema import PlanDetail, PlanItem, PlannedChange, PlannedPackage, PlannedTransaction
+from redflag_server.plans.schema import (
+    PlanApproval,
+    PlanDetail,
+    PlanItem,
+    PlannedChange,
+    PlannedPackage,
+    PlannedTransaction,
+)
 from redflag_server.plans.tables import Plan
 from redflag_server.problems import NotFoundError
 
-REFUSED_BY_MACHINE: Final = (
-    "the machine will refuse this: it needs a signed approval, which this release cannot give yet"
+NEEDS_APPROVAL: Final = (
+    "an operator must approve this: export it from /approvals/request, sign it with `redflag approve`, and bring "
+    "the answer to /approvals"
 )
+
+_WAITING: Final = frozenset({PlanState.NEEDS_CONFIRMATION, PlanState.READY})
 
 _ADVICE: Final[Mapping[PlanState, str]] = {
     PlanState.PLANNING: "wait for the machine",
@@ -62,9 +74,9 @@ async def list_plans(session: AsyncSession, visible: Scope, wanted: PlanFilter, 
     return Page([plan_item(plan, hostname) for plan, hostname in rows], cursor)
 
 
-async def get_plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> PlanDetail:
+async def get_plan(session: AsyncSession, visible: Scope, plan_id: UUID, now: datetime) -> PlanDetail:
     """
-    One plan.
+    One plan, with the approval that it has *now*, if it needs one.
 
     Raises:
         NotFoundError: No such plan, or not for the caller to see.
@@ -80,10 +92,12 @@ async def get_plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> Plan
         Package.name.in_({target["name"] for target in plan.targets}),
     )
     known = {PackageKey(row.name, row.arch): row for row in (await session.scalars(packages)).all()}
+    approval = await _approval(session, plan, now)
     return PlanDetail(
-        **_facts(plan, hostname),
+        **_facts(plan, hostname, is_approved=approval is not None),
         targets=_targets(plan, known),
         transaction=None if plan.transaction is None else _shown(codec.structure(Transaction, plan.transaction)),
+        approval=approval,
     )
 
 
@@ -109,7 +123,14 @@ def what_changed(plan: Plan, target: PackageTarget, package: Package | None) -> 
     return None
 
 
-def _facts(plan: Plan, hostname: str) -> dict[str, Any]:
+async def _approval(session: AsyncSession, plan: Plan, now: datetime) -> PlanApproval | None:
+    if not plan.beyond_routine or plan.state not in _WAITING:
+        return None
+    found = await approval_of_plan(session, plan, now)
+    return None if found is None else PlanApproval(found.row.signed_id, found.key_name, found.row.valid_until)
+
+
+def _facts(plan: Plan, hostname: str, *, is_approved: bool = False) -> dict[str, Any]:
     return {
         "id": plan.id,
         "agent_id": plan.agent_id,
@@ -124,7 +145,7 @@ def _facts(plan: Plan, hostname: str) -> dict[str, Any]:
         "extra": plan.extra,
         "download_size": plan.download_size,
         "beyond_routine": [ApprovalReason(reason) for reason in plan.beyond_routine],
-        "advice": _advice(plan),
+        "advice": _advice(plan, is_approved=is_approved),
         "created_at": plan.created_at,
         "created_by": plan.created_by,
         "planned_at": plan.planned_at,
@@ -133,10 +154,10 @@ def _facts(plan: Plan, hostname: str) -> dict[str, Any]:
     }
 
 
-def _advice(plan: Plan) -> str | None:
+def _advice(plan: Plan, *, is_approved: bool) -> str | None:
     state = PlanState(plan.state)
-    if plan.beyond_routine and state in (PlanState.NEEDS_CONFIRMATION, PlanState.READY):
-        return REFUSED_BY_MACHINE
+    if plan.beyond_routine and state in _WAITING and not is_approved:
+        return NEVER if ApprovalReason.UNAUTHENTICATED in plan.beyond_routine else NEEDS_APPROVAL
     return _ADVICE.get(state)
 
 

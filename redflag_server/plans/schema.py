@@ -283,6 +283,22 @@ class PlannedTransaction:
 
 
 @attrs.frozen
+class PlanApproval:
+    """
+    An operator's approval with which a plan can be installed now.
+
+    Attributes:
+        id: The approval.
+        key_name: Whose key signed it.
+        valid_until: Until when the installation may begin.
+    """
+
+    id: UUID
+    key_name: str
+    valid_until: datetime
+
+
+@attrs.frozen
 class PlanDetail(PlanItem):
     """
     A plan.
@@ -290,10 +306,12 @@ class PlanDetail(PlanItem):
     Attributes:
         targets: What was asked for, and what became of it.
         transaction: What the machine would do; null while that is not known.
+        approval: The approval of a plan that is beyond routine and waits; null for none.
     """
 
     targets: list[PlannedPackage]
     transaction: PlannedTransaction | None
+    approval: PlanApproval | None = None
 
 
 @attrs.frozen

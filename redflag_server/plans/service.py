@@ -6,31 +6,34 @@ so whatever was decided about one of its packages since stops it.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 import attrs
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from redflag_core import codec
-from redflag_core.command_queue import LIVE
+from redflag_core.command_queue import LIVE, MAX_LIVE, START_WITHIN_SECONDS
 from redflag_core.commands import CommandType, PlanParams, UpgradeParams, dump_params, subjects_of
+from redflag_core.enrolment import AgentStatus
 from redflag_core.errors import IllegalMoveError, MalformedError
 from redflag_core.patching import Move, PackageTarget, PlanState, Transaction
 from redflag_core.patching.plan import MAX_TARGETS
 from redflag_core.scanning import PackageState
 from redflag_server.agents.tables import Agent
+from redflag_server.approvals.service import LiveApproval
 from redflag_server.commands.queue import NewCommand, cancel, order
 from redflag_server.commands.tables import Command, CommandSubject
 from redflag_server.db.scope import Scope
 from redflag_server.packages.moves import PackageMoves, Told, packages_of_plan
 from redflag_server.packages.sightings import sighting_of
 from redflag_server.packages.tables import Package
+from redflag_server.plans.approving import approval_of_plan, needed_approval
 from redflag_server.plans.changes import DISCARDED, REPLACED, Step, drop, open_plans, step, tell
-from redflag_server.plans.follow import requested_of
+from redflag_server.plans.follow import requested_of, upgrade_params
 from redflag_server.plans.listing import plan_item
 from redflag_server.plans.schema import MAX_AT_ONCE, PlanItem, PlansMade, SkippedPackage
 from redflag_server.plans.tables import Plan
@@ -167,11 +170,12 @@ def _target(package: Package) -> PackageTarget:
 
 async def _able(session: AsyncSession, packages: Sequence[Package]) -> tuple[list[Package], list[SkippedPackage]]:
     """One package that cannot be planned does not stop the others."""
-    at_work = await _at_work(session, packages)
+    at_work, closed = await _at_work(session, packages), await _closed(session, packages)
     able, skipped = [], []
     for package in packages:
         try:
-            busy = at_work.get((package.agent_id, _subject(package.manager, _target(package))))
+            subject = (package.agent_id, _subject(package.manager, _target(package)))
+            busy = closed.get(package.agent_id) or at_work.get(subject)
         except ConflictError as error:
             busy = error.message
         if busy is None:
@@ -196,6 +200,24 @@ async def _at_work(session: AsyncSession, packages: Sequence[Package]) -> dict[t
         (row.agent_id, row.subject): f"{row.type} {row.id} of it has not ended: wait for it, or release it"
         for row in await session.execute(query)
     }
+
+
+async def _closed(session: AsyncSession, packages: Sequence[Package]) -> dict[UUID, str]:
+    """Machines of which nothing can be ordered now, and why, for people."""
+    live = func.count(Command.id).filter(Command.state.in_(LIVE))
+    query = (
+        select(Agent.id, Agent.hostname, Agent.status, live.label("live"))
+        .outerjoin(Command, Command.agent_id == Agent.id)
+        .where(Agent.id.in_({package.agent_id for package in packages}))
+        .group_by(Agent.id, Agent.hostname, Agent.status)
+    )
+    closed = {}
+    for row in await session.execute(query):
+        if row.status == AgentStatus.REVOKED:
+            closed[row.id] = f"{row.hostname} is revoked"
+        elif row.live >= MAX_LIVE:
+            closed[row.id] = f"{row.hostname} has {MAX_LIVE} commands that did not end: cancel some"
+    return closed
 
 
 def _subject(manager: str, target: PackageTarget) -> str:
@@ -281,7 +303,7 @@ async def confirm_plan(runtime: Runtime, visible: Scope, plan_id: UUID, reason: 
     """
     Agree to what a plan brings along.
 
-    What is beyond routine can be agreed to here; it is the machine that refuses it without a signed approval.
+    What is beyond routine can be agreed to here; to be installed, it needs an operator's signed approval as well.
 
     Args:
         runtime: The server.
@@ -351,8 +373,8 @@ async def install_plan(runtime: Runtime, visible: Scope, plan_id: UUID, reason: 
 
     Raises:
         NotFoundError: No such plan, or not for the caller to see.
-        ConflictError: It is not ready, a package of it was decided about since, or something else is being done to
-            one of them.
+        ConflictError: It is not ready, it is beyond routine and nobody approved it, a package of it was decided
+            about since, or something else is being done to one of them.
     """
     now, actor = runtime.clock.now(), visible.caller.actor
     async with runtime.database.write() as session:
@@ -361,10 +383,11 @@ async def install_plan(runtime: Runtime, visible: Scope, plan_id: UUID, reason: 
             return
         _check(plan, PlanState.READY, "installed")
         packages = await _complete(session, plan, PackageState.APPROVED)
-        params = UpgradeParams(plan.manager, tuple(requested_of(plan)), plan.plan_hash or "")
+        approval = await _needed_approval(session, plan, now)
         how = Step(told=_INSTALLING, actor=actor, now=now, why=reason)
-        await _order(session, plan, CommandType.PACKAGES_UPGRADE, params, how)
-        await step(session, plan, PlanState.INSTALLING, how)
+        await _order(session, plan, CommandType.PACKAGES_UPGRADE, upgrade_params(plan), how, approval=approval)
+        facts = {} if approval is None else {"approval": str(approval.row.signed_id)}
+        await step(session, plan, PlanState.INSTALLING, how, **facts)
         moves = PackageMoves(session, actor, now)
         for package in packages:
             moves.move(package, Move.INSTALL, sighting_of(package), why=reason, plan=str(plan.id))
@@ -402,11 +425,30 @@ async def _complete(session: AsyncSession, plan: Plan, state: PackageState) -> S
     return [packages[key] for key in requested]
 
 
+async def _needed_approval(session: AsyncSession, plan: Plan, now: datetime) -> LiveApproval | None:
+    """The approval of a plan beyond routine; `ConflictError` instead of ordering what its machine must refuse."""
+    if not plan.beyond_routine:
+        return None
+    found = await approval_of_plan(session, plan, now)
+    if found is None:
+        raise ConflictError(needed_approval(plan))
+    return found
+
+
 async def _order(
-    session: AsyncSession, plan: Plan, kind: CommandType, params: PlanParams | UpgradeParams, how: Step
+    session: AsyncSession,
+    plan: Plan,
+    kind: CommandType,
+    params: PlanParams | UpgradeParams,
+    how: Step,
+    *,
+    approval: LiveApproval | None = None,
 ) -> None:
     """Order what a step of a plan needs; the command has the actor and the reason of the step."""
     new = NewCommand(agent_id=plan.agent_id, type=kind, params=params, reason=how.why or "", plan_id=plan.id)
+    if approval is not None:
+        latest = min(approval.row.valid_until, how.now + timedelta(seconds=START_WITHIN_SECONDS))
+        new = attrs.evolve(new, start_by=latest, approval=(approval.row.id, approval.index))
     command, made = await order(session, how.actor, new, how.now)
     if not made:
         raise ConflictError(f"{kind} {command.id} of the same packages has not ended: wait for it, or release it")

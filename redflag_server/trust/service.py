@@ -1,6 +1,7 @@
 """The trust bundle and root documents: made at first start, renewed before their end, served as they are."""
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -61,8 +62,7 @@ async def renew(session: AsyncSession, root: SigningKey | None, *, now: datetime
     if root is None:
         await _warn(session, held, now)
         return False
-    bundle = new_bundle(held.server, held.keys, version=held.version + 1, epoch=held.epoch, now=now)
-    await _store(session, "bundle", bundle.version, sign_bundle(bundle, root), now)
+    bundle = await issue(session, root, held.keys, now=now)
     await record(
         session,
         at=now,
@@ -72,6 +72,26 @@ async def renew(session: AsyncSession, root: SigningKey | None, *, now: datetime
         data={"version": bundle.version, "not_after": bundle.not_after},
     )
     return True
+
+
+async def issue(
+    session: AsyncSession, root: SigningKey | None, keys: Sequence[TrustedKey], *, now: datetime
+) -> TrustBundle:
+    """
+    Issue the next bundle, with these keys. Agents are told of it with their next check-in.
+
+    Raises:
+        ConfigurationError: The root key is not on this server, or there are too many keys for one bundle.
+    """
+    if root is None:
+        raise ConfigurationError(
+            "the root key is not on this server, and only it can sign a new trust bundle: put keys/root.key back "
+            "for this command. A later release will sign a bundle where the root key is kept"
+        )
+    held = read_bundle(await current_bundle(session))
+    bundle = new_bundle(held.server, keys, version=held.version + 1, epoch=held.epoch, now=now)
+    await _store(session, "bundle", bundle.version, sign_bundle(bundle, root), now)
+    return bundle
 
 
 async def _warn(session: AsyncSession, held: TrustBundle, now: datetime) -> None:

@@ -3,10 +3,10 @@
 from datetime import datetime
 
 from advanced_alchemy.types import JsonB
-from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, String
+from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from redflag_server.db.base import Base
+from redflag_server.db.base import SHORT, Base, Identified
 
 
 class ServerState(Base):
@@ -43,3 +43,23 @@ class TrustDocument(Base):
     envelope: Mapped[bytes] = mapped_column(LargeBinary)
     digest: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
+
+
+class OperatorKey(Identified):
+    """
+    The public half of a key with which a person approves.
+
+    Whether it is believed is what the trust bundle says. Here is whose it is, also after it was revoked: it never
+    comes back.
+    """
+
+    __tablename__ = "operator_keys"
+    __table_args__ = (UniqueConstraint("key_id"),)
+
+    name: Mapped[str] = mapped_column(SHORT)
+    key_id: Mapped[str] = mapped_column(String(32))
+    public_key: Mapped[bytes] = mapped_column(LargeBinary)
+    organizations: Mapped[list[str]] = mapped_column(JsonB)
+    added_at: Mapped[datetime]
+    added_by: Mapped[str] = mapped_column(SHORT)
+    revoked_at: Mapped[datetime | None]

@@ -22,6 +22,7 @@ from redflag_agent.cli import main as agent_group
 from redflag_agent.limits_file import read_limits
 from redflag_agent.settings import AgentSettings, AptSettings, load_settings
 from redflag_core.errors import RedFlagError
+from redflag_core.operator_cli import approve_parser, keys_parser
 from redflag_core.patching import MOVES, Limits, LocalWindow
 from redflag_core.scanning import PENDING_STATES, PackageState, ScannerPolicy, fold
 from redflag_core.testing import FrozenClock, SeededEntropy
@@ -31,12 +32,19 @@ from redflag_server.app import API, create_app
 from redflag_server.cli import main as server_group
 from redflag_server.settings import Settings
 from redflag_server.up import main as up_command
+from tests.helpers.commands import as_click
 from tests.helpers.documents import PAGES, ROOT, blocks, commands, links, read, spans, table
 
 LATER: set[tuple[str, ...]] = set()
 """Commands that are named as not being there yet."""
 
-GROUPS = {"up": up_command, "server": server_group, "agent": agent_group}
+GROUPS = {
+    "up": up_command,
+    "server": server_group,
+    "agent": agent_group,
+    "keys": as_click(keys_parser()),
+    "approve": as_click(approve_parser()),
+}
 CLI, CONFIGURATION, HTTP, EVENTS = (
     f"docs/reference/{name}.md" for name in ("cli", "configuration", "http-api", "events-and-errors")
 )
@@ -310,7 +318,7 @@ def test_every_public_module_of_the_core_has_a_page():
     public = {
         module.__name__
         for module in modules(redflag_core)
-        if "._" not in module.__name__ and module.__name__ != "redflag_core.cli"
+        if "._" not in module.__name__ and module.__name__ not in ("redflag_core.cli", "redflag_core.operator_cli")
     }
     folder = ROOT / "docs/reference/core-api"
     packages = {"redflag_core.scanning", "redflag_core.patching", "redflag_core.machine_readers"}

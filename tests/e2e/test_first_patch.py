@@ -1,5 +1,6 @@
 """The first patch over HTTP only, with real server, agent and apt: decided, planned, installed, proven."""
 
+import asyncio
 import contextlib
 import os
 import select
@@ -9,16 +10,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
 from redflag_core import codec
+from redflag_core.commands import CommandType
 from redflag_core.encoding import b64decode
 from redflag_core.envelope import parse_envelope
 from redflag_core.keys import VerifyKey
 from redflag_core.messages import MAX_SMALL_BODY, TrustBundle
 from redflag_core.statements import CommandAccepted, CommandResult, open_statement
+from redflag_core.system import SystemClock, SystemEntropy
+from redflag_server.commands.queue import NewCommand, order
+from redflag_server.plans.follow import upgrade_params
+from redflag_server.plans.tables import Plan
+from redflag_server.settings import Settings
+from redflag_server.start import open_runtime
 from tests.beds.apt import V1, V2, AptBed, Deb, needs_apt
 from tests.e2e.test_agent_process import Installation, agent_directory, run_agent
 from tests.helpers.needs import needs
@@ -217,18 +226,40 @@ def test_with_another_package_manager_at_work_the_agent_waits(operator: Operator
         assert f"{V2} installed" == installed(apt_bed, "rf-normal")
 
 
+async def order_past_the_check(data: Path, plan_id: str) -> None:
+    """What a hacked server does: order what no operator approved, exactly as if one had."""
+    runtime = await open_runtime(Settings(data=data), SystemClock(), SystemEntropy())
+    async with runtime.database.write() as session:
+        plan = await session.get_one(Plan, UUID(plan_id))
+        new = NewCommand(
+            agent_id=plan.agent_id,
+            type=CommandType.PACKAGES_UPGRADE,
+            params=upgrade_params(plan),
+            reason="nobody approved this",
+            plan_id=plan.id,
+        )
+        await order(session, "server", new, runtime.clock.now())
+    await runtime.database.close()
+
+
 def test_a_removal_is_refused_by_the_machine(operator: Operator, tmp_path: Path, apt_bed: AptBed):
-    """People may confirm it, the server may order it: the executor carries out no removal without an approval."""
+    """The server orders no removal without an approval; ordered past its check, the executor refuses it."""
     with machine(operator, tmp_path / "agent", apt_bed):
         plan = operator.plan("rf-keptback")
         assert (["removal"], "needs_confirmation") == (plan["beyond_routine"], plan["state"])
         operator.post(f"plans/{plan['id']}/confirm", reason="the victim may go")
+        refused = operator.post(f"plans/{plan['id']}/install", status=409, reason="patch day")
+        assert "approvals/request" in refused["detail"]
 
-        command = operator.ended(operator.install(plan))
+        asyncio.run(order_past_the_check(operator.data, plan["id"]))
+        agent_id = plan["agent_id"]
+        operator.post("commands", agent_id=agent_id, type="agent.heartbeat", reason="to wake it")
+        (ordered,) = operator.get("commands", plan_id=plan["id"], type="packages.upgrade")
+        command = operator.ended(ordered)
 
         assert ("failed", "needs_approval") == (command["command"]["state"], command["command"]["code"])
         assert f"{V1} installed" == installed(apt_bed, "rf-victim") == installed(apt_bed, "rf-keptback")
-        assert "failed" == operator.package("rf-keptback")["state"]
+        assert "approved" == operator.package("rf-keptback")["state"]
 
 
 @pytest.fixture

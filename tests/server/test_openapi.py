@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from redflag_core import codec
+from redflag_core.approval_files import ApprovalAnswer
 from redflag_core.messages import CheckIn, Errors, Progress, Register, Report, StatementPost, TokenRequest
 from redflag_server.accounts.schema import NewApiKey
 from redflag_server.agents.schema import NewToken
@@ -16,8 +17,8 @@ from redflag_server.plans.schema import Decide, NewPlans, Until
 BODIES = {
     kind.__name__: kind
     for kind in (
-        CheckIn, Decide, Errors, NewApiKey, NewOrder, NewPlans, NewToken, Progress, Reason, Register, Report,
-        StatementPost, TokenRequest, Until,
+        ApprovalAnswer, CheckIn, Decide, Errors, NewApiKey, NewOrder, NewPlans, NewToken, Progress, Reason,
+        Register, Report, StatementPost, TokenRequest, Until,
     )
 }  # fmt: skip
 METHODS = {"get", "post", "put", "patch", "delete"}

@@ -21,7 +21,7 @@ from redflag_server.commands.tables import Command, CommandSubject
 from redflag_server.commands.upkeep import expire_commands, raise_alarms
 from redflag_server.events.tables import Event
 from redflag_server.packages.tables import Package
-from redflag_server.plans.listing import REFUSED_BY_MACHINE
+from redflag_server.plans.listing import NEEDS_APPROVAL
 from redflag_server.plans.tables import Plan
 from tests.helpers.fleet import failed_scan, package
 from tests.helpers.operators import add_machine, add_packages, api_key, first_place, new_place
@@ -155,23 +155,20 @@ async def test_extra_changes_wait_for_confirmation(ward: Ward):
     assert "confirmed" in await ward.kinds("curl")
 
 
-async def test_what_is_beyond_routine_is_named_and_left_to_the_machine_to_refuse(ward: Ward):
-    """People may confirm it, the server orders it; that the machine will refuse is said before and shown after."""
+async def test_what_is_beyond_routine_is_not_ordered_without_an_approval(ward: Ward):
+    """People may confirm it; installing it is refused with the way to an approval, and nothing is ordered."""
     plan = await ward.plan("curl", extra=[REMOVAL])
-    assert (["removal"], REFUSED_BY_MACHINE, "needs_confirmation") == (
+    assert (["removal"], NEEDS_APPROVAL, "needs_confirmation") == (
         plan["beyond_routine"], plan["advice"], plan["state"],
     )  # fmt: skip
     confirmed = await ward.post(f"plans/{plan['id']}/confirm")
-    assert ("ready", REFUSED_BY_MACHINE) == (confirmed["state"], confirmed["advice"])
+    assert ("ready", NEEDS_APPROVAL) == (confirmed["state"], confirmed["advice"])
 
-    await ward.install(confirmed)
-    detail = "this change needs an operator's signed approval: removal"
-    cmd_id, _ = await ward.take(CommandType.PACKAGES_UPGRADE)
-    await ward.end(cmd_id, Outcome.FAILED, code="needs_approval", detail=detail, started_at=None)
+    refused = await ward.post(f"plans/{plan['id']}/install", 409)
 
-    item, failed = await ward.item("curl"), await ward.get(f"plans/{plan['id']}")
-    assert ("failed", detail) == (item["state"], item["reason"])
-    assert ("failed", "needs_approval", detail) == (failed["state"], failed["code"], failed["detail"])
+    assert f"/api/v1/approvals/request?plan_id={plan['id']}" in refused["detail"]
+    assert ("ready", "approved") == ((await plan_row(ward, plan)).state, (await ward.row("curl")).state)
+    assert [] == await ward.server.rows(Command, Command.type == CommandType.PACKAGES_UPGRADE)
 
 
 async def test_a_plan_without_extra_changes_needs_no_confirmation(ward: Ward):

@@ -52,6 +52,7 @@ from tests.helpers.operators import (
 
 INSTALLATION_WIDE = {
     "nonces": "used once by anybody",
+    "operator_keys": "one may approve for several organizations",
     "organizations": "the list of the organizations themselves",
     "schedules": "recurring work of the server",
     "server_state": "the server's own row",
@@ -239,6 +240,10 @@ ACTIONS = {
 """What the last part of such a page's path can be."""
 
 
+QUERIES = {f"{API}/approvals/request": "?plan_id={plan_id}"}
+"""What a route must be asked with."""
+
+
 def walk(app: Litestar, ids: dict[str, UUID]) -> list[tuple[str, str]]:
     """Method and path of every operator route, with the ids of A in it. A new parameter must be given one."""
     routes = []
@@ -248,6 +253,7 @@ def walk(app: Litestar, ids: dict[str, UUID]) -> list[tuple[str, str]]:
         for action in ACTIONS.get(route.path, [""]):
             values = {**ids, "action": action, "step": action}
             path = re.sub(r"\{(\w+):\w+\}", lambda match, values=values: str(values[match[1]]), route.path)
+            path += QUERIES.get(path, "").format(**ids)
             routes += [(method, path) for method in sorted(handler.http_methods)]
     return routes
 
@@ -255,6 +261,8 @@ def walk(app: Litestar, ids: dict[str, UUID]) -> list[tuple[str, str]]:
 def body_for(path: str, belongings: Belongings) -> dict[str, Any]:
     """A body that would reach into A."""
     place, ids = belongings.place, {name: str(value) for name, value in belongings.ids.items()}
+    what = {"machine_binding": "a" * 32, "type": "packages.upgrade", "params": "b" * 64}
+    leaf = {"agent_id": ids["agent_id"], **what}
     bodies: dict[str, dict[str, Any]] = {
         "/api-keys": {"name": "x", "scopes": ["agents:read"], "organization_id": str(place.organization_id)},
         "/registration-tokens": {
@@ -265,6 +273,7 @@ def body_for(path: str, belongings: Belongings) -> dict[str, Any]:
         },
         "/packages/decide": {"reason": "x", "decision": "approve", "package_ids": [ids["package_id"]]},
         "/plans": {"reason": "x", "package_ids": [ids["package_id"]]},
+        "/approvals": {"v": 1, "envelope": "eA==", "leaves": [leaf]},
         "/commands": {"reason": "x", "agent_id": ids["agent_id"], "type": "scan.run"},
         "/defer": {"reason": "x", "until": "2026-02-01T00:00:00Z"},
     }

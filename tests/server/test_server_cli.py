@@ -208,6 +208,9 @@ async def test_wrong_usage_ends_with_2(data, arguments):
         ("registration-token", "revoke", "00000000-0000-0000-0000-000000000001"),
         ("backup", "backup.tar"),
         ("backup", "-"),
+        ("operator-key", "add", "eA==", "--name", "alice", "--organization", "Default"),
+        ("operator-key", "list"),
+        ("operator-key", "revoke", "alice"),
     ],
 )
 @pytest.mark.parametrize("exists", [False, True])

@@ -119,7 +119,7 @@ async def test_every_tenant_table_has_an_organization(server: Server):
         for table in metadata.sorted_tables
         if "organization_id" in table.columns and table.columns["organization_id"].nullable
     }
-    installation = {"organizations", "nonces", "schedules", "server_state", "trust_documents"}
+    installation = {"operator_keys", "organizations", "nonces", "schedules", "server_state", "trust_documents"}
     assert installation == without - {"setup_links"}
     assert {"users", "credentials"} == nullable
 
