@@ -17,10 +17,12 @@ from redflag_core.commands import dump_params, open_command, parse_params
 from redflag_core.encoding import b64decode, b64url_decode
 from redflag_core.enrolment import parse_credential, parse_registration_token
 from redflag_core.envelope import pae, verify_envelope
+from redflag_core.errors import MalformedError
 from redflag_core.keys import SigningKey
 from redflag_core.machine import MachineEvidence, component, machine_id_component
 from redflag_core.messages import Role
 from redflag_core.patching import Transaction
+from redflag_core.scanning.purl import make_purl, parse_purl
 from redflag_core.signed_requests import Request, parse_request, verify_request
 from redflag_core.statements import open_statement
 from redflag_core.trust import bundle_digest, live_keys, verify_bundle, verify_roots
@@ -200,3 +202,26 @@ def test_the_plan_hash_is_over_the_canonical_json(case):
 
     assert case["plan_hash"] == hashlib.sha256(text).hexdigest()
     assert case["plan_hash"] == codec.structure(Transaction, value).plan_hash
+
+
+@pytest.mark.parametrize("case", load("purls")["canonical"], ids=lambda case: case["purl"])
+def test_the_package_urls_are_made_and_read(case):
+    """The parts give the text, and each spelling of it the parts."""
+    purl = make_purl(
+        case["type"],
+        case["name"],
+        namespace=case["namespace"],
+        version=case["version"],
+        qualifiers=case["qualifiers"],
+        subpath=case["subpath"],
+    )
+
+    assert case["purl"] == str(purl)
+    assert {purl} == {parse_purl(text) for text in (case["purl"], *case["same"])}
+
+
+@pytest.mark.parametrize("text", load("purls")["refused"])
+def test_what_is_no_package_url_is_refused(text):
+    """The specification is read strictly, and in the same way everywhere."""
+    with pytest.raises(MalformedError):
+        parse_purl(text)

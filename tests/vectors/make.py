@@ -48,7 +48,7 @@ from redflag_core.statements import (
 from redflag_core.testing import START, SeededEntropy
 from redflag_core.trust import DAY, Root, bundle_digest, first_root, new_bundle, next_root, sign_bundle
 from redflag_core.webhooks import WebhookSecret, format_webhook_key, parse_webhook_key, sign_webhook
-from tests.vectors import maintenance, trees
+from tests.vectors import maintenance, purls, trees
 
 HERE: Final = Path(__file__).parent
 NOW: Final = int(START.timestamp())
@@ -350,6 +350,7 @@ def files() -> dict[str, str]:
         "audit": trees.audit(),
         "webhooks": webhooks(),
         "windows": maintenance.windows(),
+        "purls": purls.purls(),
     }
     return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in content.items()}
 
