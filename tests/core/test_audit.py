@@ -176,6 +176,18 @@ def test_a_payload_can_be_stored_and_sent(payload):
         append_entry(START, payload, salt=bytes(16))
 
 
+def test_an_entry_that_was_read_can_be_stored_too():
+    """Its payload is bound to the same."""
+    for payload in ("\ud800", "a\x00b", "x" * (MAX_PAYLOAD + 1)):
+        with pytest.raises(ValueError, match=r"payload|surrogates"):
+            attrs.evolve(ENTRIES[0], payload=payload)
+
+
+def test_the_bounds_are_those_of_the_documentation():
+    """64 Ki characters of a payload, and a line that holds them however they are written."""
+    assert (65_536, 524_288, 16) == (MAX_PAYLOAD, MAX_LINE, SALT_SIZE)
+
+
 def test_the_salt_decides_the_digest():
     """The same payload twice has two digests, so that none of them can be looked up."""
     one, other = (append_entry(START, "{}", salt=bytes([number]) * 16)[0] for number in (1, 2))
@@ -601,6 +613,14 @@ def test_one_entry_is_proven_without_the_others(at):
             verify_entry(edit(entry), END.head, proof)
     with pytest.raises(ProofError):
         verify_entry(forged(entry, payload="{}"), END.head, proof)
+
+
+def test_an_entry_of_another_organization_is_not_looked_for():
+    """It is genuine, and meant for somebody else."""
+    foreign = history(SIZE, OTHER)[0][3]
+
+    with pytest.raises(WrongRecipientError, match="another organization"):
+        verify_entry(foreign, END.head, [])
 
 
 @given(st.lists(st.text(max_size=70) | st.sampled_from([entry.hash for entry in ENTRIES]), max_size=6))

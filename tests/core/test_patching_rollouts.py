@@ -16,6 +16,8 @@ from redflag_core.patching.rollouts import (
     BLAST_MINIMUM,
     BLAST_PERCENT,
     MAX_DELAY,
+    MAX_RING_AGENTS,
+    MAX_RING_NAME,
     MAX_RINGS,
     Gate,
     Member,
@@ -79,9 +81,29 @@ H, F, W = Stage.HEALTHY, Stage.FAILED, Stage.WAITING
 
 
 def test_defaults_are_those_of_the_documentation():
-    """Ten percent and five machines."""
+    """Ten percent and five machines; four hours, an hour and a day to answer; three days for who is offline."""
+    ring = Ring(name="a", agents=(agent(1),))
+    gate = Gate()
+
     assert (10, 5) == (BLAST_PERCENT, BLAST_MINIMUM)
-    assert (10, 95, 95, 5) == (Gate().max_failed, Gate().min_returned, Gate().min_passed, Gate().min_answers)
+    assert (10, 95, 95, 5) == (gate.max_failed, gate.min_returned, gate.min_passed, gate.min_answers)
+    assert (14_400, 3_600, 86_400, 259_200) == (
+        gate.install_within,
+        gate.return_within,
+        gate.check_within,
+        gate.wait_for_offline,
+    )
+    assert (86_400, 0, gate) == (ring.soak, ring.spread, ring.gate)
+
+
+def test_the_bounds_are_those_that_were_chosen():
+    """Rings, their machines and names, and how long anything may take."""
+    assert (20, 100_000, 64, 7_776_000) == (MAX_RINGS, MAX_RING_AGENTS, MAX_RING_NAME, MAX_DELAY)
+    assert MAX_DELAY == Gate(install_within=MAX_DELAY).install_within
+    assert (0, 0) == (Gate(install_within=0).install_within, Gate(max_failed=0).max_failed)
+    assert MAX_RING_AGENTS == Gate(min_answers=MAX_RING_AGENTS).min_answers
+    with pytest.raises(ValueError, match="min_answers"):
+        Gate(min_answers=MAX_RING_AGENTS + 1)
 
 
 def test_a_rollout_can_be_stored():
