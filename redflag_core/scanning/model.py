@@ -47,7 +47,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _MISLEADING = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]")
 """Besides control characters those that turn text around or cannot be seen: a name must read as what it is."""
 
-_CVE = re.compile(r"CVE-\d{4}-\d{4,19}")
+CVE: Final = "CVE-[0-9]{4}-[0-9]{4,19}"
+"""Form of the id of a CVE (CVE record format, ``cveId``)."""
+
 _SCANNER = re.compile("[a-z][a-z0-9_]{0,31}")
 
 
@@ -195,7 +197,7 @@ class Package:
     automatic: bool = False
     cves: tuple[str, ...] = attrs.field(
         default=(),
-        validator=validators.deep_iterable(validators.matches_re(_CVE), validators.max_len(MAX_CVES)),
+        validator=validators.deep_iterable(validators.matches_re(CVE), validators.max_len(MAX_CVES)),
     )
 
     @property

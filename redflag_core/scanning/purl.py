@@ -94,6 +94,7 @@ def _in_order(_purl: Any, attribute: "attrs.Attribute[Any]", pairs: tuple[tuple[
         raise ValueError(f"{attribute.name} are each there once and in their order")
 
 
+_IS_TYPE: Final[Any] = validators.and_(validators.matches_re(_TYPE), validators.max_len(MAX_NAME))
 _NAME: Final[Any] = validators.and_(line(MAX_NAME), _no_outer_slash)
 _SUBPATH: Final[Any] = validators.and_(_segments(MAX_SEGMENTS), _no_dots)
 _QUALIFIERS: Final[Any] = validators.and_(
@@ -117,7 +118,7 @@ class PackageUrl:
         subpath: Segments of a path within the package.
     """
 
-    type: str = attrs.field(validator=[validators.matches_re(_TYPE), validators.max_len(MAX_NAME)])
+    type: str = attrs.field(validator=_IS_TYPE)
     namespace: tuple[str, ...] = attrs.field(default=(), validator=_segments(MAX_SEGMENTS))
     name: str = attrs.field(validator=_NAME)
     version: str | None = attrs.field(default=None, validator=validators.optional(line(MAX_NAME)))
