@@ -42,7 +42,7 @@ KINDS_OF: Final = {
     Subject.MACHINE: ("agent.",),
     Subject.SCANS: ("scanner.", "packages."),
     Subject.PACKAGES: ("package.",),
-    Subject.PLANS: ("plan.",),
+    Subject.PLANS: ("plan.", "approval."),
     Subject.COMMANDS: ("command.",),
     Subject.REFUSALS: ("request.",),
 }

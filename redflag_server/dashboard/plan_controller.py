@@ -3,11 +3,16 @@
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath, QueryParameter
 
+from redflag_core.approval_files import parse_answer
 from redflag_core.errors import RedFlagError
 from redflag_core.patching import PlanState
+from redflag_server.accounts.forms import MAX_CHOICES_BYTES
+from redflag_server.approvals.controller import DOWNLOAD, MEDIA_TYPE
+from redflag_server.approvals.requests import export_request
+from redflag_server.approvals.service import store_approval
 from redflag_server.dashboard.history_views import see_news
 from redflag_server.dashboard.pages import (
     AnyRequest,
@@ -26,10 +31,13 @@ from redflag_server.db.pages import PageOf
 from redflag_server.db.scope import Scope
 from redflag_server.injection import Injected
 from redflag_server.operators import MAX_FILTER, Cursor
-from redflag_server.plans.listing import PlanFilter, list_plans
+from redflag_server.plans.listing import PlanFilter, get_plan, list_plans
 from redflag_server.plans.service import confirm_plan, discard_plan, install_plan
-from redflag_server.problems import NotFoundError
+from redflag_server.problems import InvalidRequestError, NotFoundError
 from redflag_server.runtime import Runtime
+
+MAX_PASTED: Final = MAX_CHOICES_BYTES // 2
+"""Characters of an approval that is pasted, about 100 commands: quotes grow when sent. The API takes more."""
 
 _STEPS: Final = {"confirm": confirm_plan, "install": install_plan, "discard": discard_plan}
 
@@ -72,6 +80,31 @@ class PlanPageController(PageController):
         """One plan."""
         return await _plan_page(request, runtime, visible, plan_id, done=done)
 
+    @get("/{plan_id:uuid}/approval-request", opt={"page": True, "permission": "approvals:read"})
+    async def approval_request(
+        self, plan_id: FromPath[UUID], visible: Injected[Scope], runtime: Injected[Runtime]
+    ) -> Page:
+        """What an operator looks through and signs, to take away."""
+        data = await export_request(runtime, visible, [plan_id])
+        return Response(data, media_type=MEDIA_TYPE, headers=DOWNLOAD)
+
+    @post("/{plan_id:uuid}/approve", opt={"page": True, "permission": "approvals:write"})
+    async def approve(
+        self, request: AnyRequest, plan_id: FromPath[UUID], visible: Injected[Scope], runtime: Injected[Runtime]
+    ) -> Page:
+        """Bring what an operator signed, and show the plan again."""
+        async with runtime.database.read() as session:
+            await get_plan(session, visible, plan_id, runtime.clock.now())
+        form = await read_form(request)
+        try:
+            await store_approval(runtime, visible, parse_answer(form.fields.get("approval", "").encode()))
+        except NotFoundError as error:
+            wrong = InvalidRequestError(error.message)
+            return await _plan_page(request, runtime, visible, plan_id, mistake=form.mistake("approve", wrong))
+        except RedFlagError as error:
+            return await _plan_page(request, runtime, visible, plan_id, mistake=form.mistake("approve", error))
+        return redirect(request, f"/plans/{plan_id}?done=true")
+
     @post("/{plan_id:uuid}/{step:str}", opt={"page": True, "permission": "packages:write"})
     async def act(
         self,
@@ -111,6 +144,8 @@ async def _plan_page(
     context: dict[str, Any] = {
         "plan": plan,
         "offers": plan.offers if visible.caller.may("packages:write") else (),
+        "can_approve": visible.caller.may("approvals:write"),
+        "max_approval": MAX_PASTED,
         "done": news,
         "mistake": mistake,
         "path": path,

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.commands import CommandType
 from redflag_core.encoding import b64encode
-from redflag_core.patching import ChangeKind, PlanState
+from redflag_core.patching import ApprovalReason, ChangeKind, PlanState
 from redflag_core.patching.plan_states import ALLOWED, OPEN
 from redflag_server.agents.tables import Agent
 from redflag_server.commands.tables import Command, CommandStatement
@@ -75,12 +75,28 @@ class SeenPlan:
         return upgrades[-1] if upgrades and not upgrades[-1].is_live else None
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for people."""
+        return self.detail.state in (PlanState.NEEDS_CONFIRMATION, PlanState.READY)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether its machine would refuse it, whoever approves it."""
+        return self.is_waiting and ApprovalReason.UNAUTHENTICATED in self.detail.beyond_routine
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether an operator must approve it, and none has."""
+        beyond = bool(self.detail.beyond_routine) and self.detail.approval is None
+        return self.is_waiting and beyond and not self.is_hopeless
+
+    @property
     def offers(self) -> Sequence[str]:
         """What can be done with it now, of `words.PLAN_ACTIONS`."""
         state = self.detail.state
         wanted = {
-            "confirm": state is PlanState.NEEDS_CONFIRMATION and not self.detail.beyond_routine,
-            "install": state is PlanState.READY and not self.detail.beyond_routine,
+            "confirm": state is PlanState.NEEDS_CONFIRMATION and not self.is_hopeless,
+            "install": state is PlanState.READY and not self.is_hopeless and not self.needs_approval,
             "discard": (state, PlanState.DROPPED) in ALLOWED and state is not PlanState.INSTALLING,
         }
         return [name for name, offered in wanted.items() if offered]

@@ -267,8 +267,8 @@ CODES: Final[Mapping[str, str]] = {
     "local_limit": "A limit that the owner set on the machine itself holds it back. No server can widen it.",
     "machine_mismatch": "It was signed for other hardware than this.",
     "malformed": "The machine cannot read it.",
-    "needs_approval": "It goes beyond a routine update, and the machine does that only with a signed approval, "
-    "which this release cannot give yet.",
+    "needs_approval": "It goes beyond a routine update. The machine does that only with an operator's approval of "
+    "exactly this, which it did not get or does not accept.",
     "not_started": "The agent stopped between accepting it and starting it. Nothing was changed.",
     "nothing_to_do": "Nothing of what was asked for can be changed now.",
     "plan_drifted": "What would be changed now is not what was planned. Plan anew.",

@@ -1,10 +1,13 @@
 """Pages on which people decide about updates, plan and install them, and see what machines were told to do."""
 
+import json
 import re
 from collections import Counter
 from datetime import timedelta
 
+import attrs
 import pytest
+from sqlalchemy import update
 
 from redflag_agent.executor import errors as executor_errors
 from redflag_core.commands import CommandType
@@ -17,6 +20,7 @@ from redflag_core.statements import Outcome, PackageOutcome, open_statement
 from redflag_core.testing import START
 from redflag_server.accounts.forms import MAX_CHOICES
 from redflag_server.accounts.permissions import UserRole
+from redflag_server.approvals.tables import Approval
 from redflag_server.commands import queue
 from redflag_server.commands.changes import RELEASED, RESTORED, REVOKED
 from redflag_server.commands.tables import Command
@@ -30,6 +34,7 @@ from redflag_server.plans import decisions
 from redflag_server.plans.changes import DECIDED, DISCARDED, REPLACED, SCANNED
 from redflag_server.plans.tables import Plan
 from tests.helpers import orders
+from tests.helpers.approvals import let_approve, signed
 from tests.helpers.documents import read, table
 from tests.helpers.fleet import package as seen_package
 from tests.helpers.operators import (
@@ -520,37 +525,101 @@ async def _statements_are_proof(ward, alice, page):
     assert 4 == len(downloads)  # of the plan and of the installation
 
 
-async def test_what_goes_beyond_a_routine_update_is_not_offered(ward, alice):
-    """The page says why, and that the machine will refuse it; it can be discarded."""
-    odd = [
-        REMOVAL,
-        Change(name="older", arch="amd64", before="2.0", after="1.0", downgrade=True),
-        Change(
-            name="mine", arch="amd64", before="1.0", after="2.0", held=True, authenticated=False, origin="ours"
-        ),
-    ]
-    path = await make_plan(ward, "curl", extra=odd)
+BEYOND = [
+    REMOVAL,
+    Change(name="older", arch="amd64", before="2.0", after="1.0", downgrade=True),
+    Change(name="mine", arch="amd64", before="1.0", after="2.0", held=True, origin="ours"),
+]
+
+
+async def test_what_no_approval_allows_is_not_offered(ward, alice):
+    """The page says why, and that the machine will refuse it whoever approves it; it can be discarded."""
+    odd = attrs.evolve(BEYOND[2], authenticated=False)
+    path = await make_plan(ward, "curl", extra=[*BEYOND[:2], odd])
 
     shown = await alice.open(path)
 
     assert [] == missing(
         shown.text,
         "This goes beyond a routine update",
+        "signature is not checked",
+        "No approval stands in for the signature of a repository",
+        "signature not checked",
+    )
+    assert {f"{path}/discard"} == shown.actions
+    assert [] == [link for link in shown.links if link.endswith("approval-request")]
+    kinds = [tag["id"] for tag in shown.all("h3")]
+    assert ["kind-remove", "kind-downgrade", "kind-upgrade"] == kinds
+
+
+async def test_what_goes_beyond_a_routine_update_is_approved_step_by_step(ward, alice):
+    """Why, what to do, the file to take away, the answer to bring, who approved it; then it can be installed."""
+    await let_approve(ward.server)
+    path = await make_plan(ward, "curl", extra=BEYOND)
+    shown = await alice.open(path)
+    assert [] == missing(
+        shown.text,
         "it would remove packages",
         "to older versions",
         "owner holds",
-        "signature is not checked",
-        "The machine will refuse this without a signed approval",
-        "which this release cannot give yet",
+        "only with the signature of an operator",
+        "redflag approve approval-request.json --key",
         "held on the machine",
-        "signature not checked",
         "Removed from the machine: 1 package",
         "To an older version: 1 package",
         "ours",
     )
-    assert {f"{path}/discard"} == shown.actions
-    kinds = [tag["id"] for tag in shown.all("h3")]
-    assert ["kind-remove", "kind-downgrade", "kind-upgrade"] == kinds
+    assert {f"{path}/approve", f"{path}/confirm", f"{path}/discard"} == shown.actions
+    confirmed = await alice.do(f"{path}/confirm", reason="all of that")
+    assert {f"{path}/approve", f"{path}/discard"} == confirmed.actions
+
+    (link,) = [link for link in shown.links if link.endswith("approval-request")]
+    download = await alice.client.get(link)
+    assert 'attachment; filename="approval-request.json"' == download.headers["content-disposition"]
+    answer = signed(ward.server, download.content)
+    pasted = json.dumps(answer, indent=1).replace("\n", "\r\n")
+    approved = await alice.do(f"{path}/approve", approval=pasted)
+
+    assert [] == missing(approved.text, "Approved by alice until 2026-01-", "Done: alice approved 1 command")
+    assert {f"{path}/install", f"{path}/discard"} == approved.actions
+    assert "installing" in (await alice.do(f"{path}/install", reason="now")).text
+
+
+@pytest.mark.parametrize("approval", ["", "nonsense", "{}", "\u202e"])
+async def test_what_is_no_approval_comes_back_to_the_page(ward, alice, approval):
+    """With a sentence, and the field to try again; nothing is stored."""
+    path = await make_plan(ward, "curl", extra=BEYOND)
+
+    shown = await alice.fail(f"{path}/approve", 400, approval=approval)
+
+    assert "That did not work" in shown.text
+    assert f"{path}/approve" in shown.actions
+    assert [] == await ward.server.rows(Approval)
+
+
+async def test_an_approval_by_a_stranger_comes_back_to_the_page(ward, alice):
+    """It says which keys there are for, and not that one should sign in."""
+    path = await make_plan(ward, "curl", extra=BEYOND)
+    answer = signed(ward.server, (await alice.client.get(f"{path}/approval-request")).content)
+    known = await alice.fail(f"{path}/approve", 400, approval=json.dumps(answer))
+    answer["leaves"][0]["agent_id"] = "01936f3e-8b5a-7c4d-9e2f-0a1b2c3d4eff"
+    other = await alice.fail(f"{path}/approve", 400, approval=json.dumps(answer))
+
+    assert "not signed by a live operator key" in known.text
+    assert "machines that are not here" in other.text
+
+
+async def test_who_may_only_look_is_not_asked_for_an_approval(server, ward, alice):
+    """A viewer sees that one is needed, and takes the request away; bringing an answer is for others."""
+    path = await make_plan(ward, "curl", extra=BEYOND)
+    viewer = await visit(server.runtime, server.client, "vera", UserRole.VIEWER)
+
+    shown = await viewer.open(path)
+
+    assert "only with the signature of an operator" in shown.text
+    assert set() == shown.actions
+    assert 200 == (await viewer.client.get(f"{path}/approval-request")).status_code
+    assert 403 == (await viewer.send(f"{path}/approve", approval="{}")).status_code
 
 
 async def test_what_was_done_is_said_until_something_newer_happened(ward, alice):
@@ -733,6 +802,25 @@ async def test_many_commands_have_pages(server, place, alice):
     assert "number 00" in second.text
     assert f"number {LISTED + 1}" not in first.text
     assert "state=cancelled" in following["href"]
+
+
+@pytest.mark.parametrize("query", ["state=pending", "overdue=true"])
+async def test_many_commands_that_have_not_ended_have_pages(server, place, alice, query):
+    """Every one can be looked at; the list of all says that it shows only the oldest."""
+    for number in range(LISTED + 2):
+        agent = await add_machine(server.runtime, place, f"m-{number}")
+        await orders.order(server, agent, reason=f"number {number:02}")
+    async with server.runtime.database.write() as session:
+        await session.execute(update(Command).values(overdue_at=server.clock.now()))
+
+    every = await alice.open("/commands")
+    first = await alice.open(f"/commands?{query}")
+    (following,) = first.all("a", rel="next")
+    second = await alice.open(following["href"])
+
+    assert "There are more: these are the oldest. Choose a state to see all." in every.text
+    assert "these are the oldest" not in first.text
+    assert [LISTED, 2] == [len(set(re.findall(r"number \d\d", page.text))) for page in (first, second)]
 
 
 async def test_an_empty_list_of_commands_says_how_there_will_be_some(server, alice):
@@ -931,7 +1019,10 @@ async def test_many_packages_have_pages(server, place, alice):
     assert "" == path
 
 
-@pytest.mark.parametrize("cursor", ["x", "AAAA", "W10", "WzEsMiwzXQ", "bnVsbA"])
+@pytest.mark.parametrize(
+    "cursor",
+    ["x", "AAAA", "W10", "WzEsMiwzXQ", "bnVsbA", "W3RydWUsImEiLCJiIl0", "WzIsImEiLCJiIl0", "Wy0xLCJhIiwiYiJd"],
+)
 async def test_a_cursor_that_means_nothing_is_refused(server, alice, cursor):
     """Not base64, not JSON, a list of other things: a sentence, no error of the server."""
     await alice.open(f"/packages?cursor={cursor}", 400)
@@ -954,18 +1045,19 @@ async def test_packages_are_approved_on_every_machine_on_which_that_is_possible(
 
 
 async def test_a_decision_over_a_large_fleet_is_made_in_parts(server, place, alice, monkeypatch):
-    """Rows that nothing can be decided about hide none of the others, and the page counts all that was decided."""
+    """What is held or was rejected stays so and hides none of the others; the page counts all that was decided."""
     monkeypatch.setattr(package_list_views, "ROWS", 2)
     monkeypatch.setattr(decisions, "MAX_AT_ONCE", 2)
     held = {"state": PackageState.HELD}
-    for number, columns in enumerate([held, held, {}, held, {}, {}, {}, {}]):
+    excluded = {"state": PackageState.EXCLUDED, "decision": "reject"}
+    for number, columns in enumerate([held, held, {}, excluded, {}, {}, {}, {}]):
         agent = await add_machine(server.runtime, place, f"web-{number}")
         await add_packages(server.runtime, place, agent, [("bash", columns)])
 
     shown = await alice.do("/packages", chosen=["apt:bash"], decision="approve", reason="a bad bug")
 
     states = Counter(row.state for row in await server.rows(Package))
-    assert {"held": 3, "approved": 5} == states
+    assert {"held": 2, "excluded": 1, "approved": 5} == states
     assert "(and 4 more like this)" in shown.text
 
 
