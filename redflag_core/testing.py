@@ -230,6 +230,13 @@ class NonceStoreContract:
         assert await store.claim("k", "n", 2000) is False
         assert await store.claim("k", "n", 2001) is True
 
+    async def test_any_number_is_a_horizon(self, store: NonceStore) -> None:
+        """One before all time changes nothing, one after it refuses everything."""
+        await store.forget(-(2**70))  # type: ignore[attr-defined]
+        assert await store.claim("k", "n", 1000) is True
+        await store.forget(2**70)  # type: ignore[attr-defined]
+        assert await store.claim("k", "n", MAX_MOMENT) is False
+
     async def test_what_is_above_the_horizon_is_not_forgotten(self, store: NonceStore) -> None:
         """A purge deletes what it refuses from then on, and nothing else."""
         for created in (999, 1000, 1001, 1002):

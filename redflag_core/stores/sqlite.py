@@ -10,15 +10,17 @@ survives the process, and the power. Rate limits are stored with ``NORMAL``, whi
 survive the process, and after a power failure some clients may have their burst again.
 
 The classes without an event loop block while they wait for the disk, or for another process. The others hand each
-call to one thread of their own and do not block the loop.
+call to one thread of their own and do not block the loop. Claims that wait there while the disk is busy are stored
+together: it is waited for once, and nobody is answered before.
 """
 
 import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
@@ -46,6 +48,9 @@ TIMEOUT: Final = 10.0
 
 MAX_WAITING: Final = 10_000
 """Calls that wait for the thread of a store. A disk that stopped must not fill the memory."""
+
+CLAIM_BATCH: Final = 256
+"""Claims that are stored together: enough to be quick, and few enough that none waits long for the others."""
 
 _NONCE_DDL: Final = """\
 CREATE TABLE IF NOT EXISTS {nonces} (
@@ -183,6 +188,24 @@ class SqliteNonceStore:
         check_claim(key_id, nonce, created)
         return self._database.change(self._claim, key_id, nonce, created) == 1
 
+    def claim_all(self, claims: Sequence[tuple[str, str, int]]) -> list[bool]:
+        """
+        Claim several in one transaction, in their order: two that are the same have one winner.
+
+        Args:
+            claims: Key id, nonce and creation time of each, as for `claim`.
+
+        Returns:
+            The answer to each. All are stored, or none is and `StoreError` is raised.
+
+        Raises:
+            MalformedError: See `redflag_core.freshness.check_claim`. Nothing was claimed.
+            StoreError: Whether they were claimed is not known.
+        """
+        for claim in claims:
+            check_claim(*claim)
+        return self._database.run(lambda connection: self._claim_all(connection, claims))
+
     def forget(self, horizon: int) -> int:
         """
         Refuse everything created at or before *horizon* from now on, and then delete it.
@@ -217,6 +240,12 @@ class SqliteNonceStore:
     def close(self) -> None:
         """Close the connection of this process. The next call opens another."""
         self._database.close()
+
+    def _claim_all(self, connection: sqlite3.Connection, claims: Sequence[tuple[str, str, int]]) -> list[bool]:
+        connection.execute("BEGIN IMMEDIATE")
+        answers = [connection.execute(self._claim, claim).rowcount == 1 for claim in claims]
+        connection.execute("COMMIT")
+        return answers
 
     def _forget_by(self, move: tuple[int, int, int]) -> int:
         self._database.change(self._move, *move)
@@ -303,20 +332,63 @@ class _Threads:
     def __init__(self) -> None:
         self._by_process: dict[int, _Thread] = {}
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do *work* there. A caller that is cancelled does not undo what was begun."""
+    def admit(self) -> _Thread:
+        """Take room for one call of `run_in`."""
         thread = self._by_process.get(os.getpid()) or self._by_process.setdefault(os.getpid(), _Thread())
         if not thread.room.acquire(blocking=False):
             raise StoreError("too many calls wait for the database of a store: try again later")
+        return thread
+
+    async def run_in(self, thread: _Thread, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do *work* there. It is done even when the caller is cancelled, so that what waits has its bound."""
         future = thread.executor.submit(work, *args, **kwargs)
         future.add_done_callback(lambda _future: thread.room.release())
-        return await asyncio.wrap_future(future)
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Take room and do *work*."""
+        return await self.run_in(self.admit(), work, *args, **kwargs)
 
     def end(self) -> None:
         """End the thread of this process."""
         thread = self._by_process.pop(os.getpid(), None)
         if thread is not None:
             thread.executor.shutdown(wait=False)
+
+
+class _Claims:
+    """Claims that wait for the thread of a process, stored together."""
+
+    def __init__(self, store: SqliteNonceStore) -> None:
+        self._store = store
+        self._by_process: dict[int, deque[tuple[tuple[str, str, int], Future[bool]]]] = {}
+
+    def add(self, claim: tuple[str, str, int]) -> Future[bool]:
+        """Let a claim wait. Its answer is there when `store_until` has done its work."""
+        answer: Future[bool] = Future()
+        self._waiting().append((claim, answer))
+        return answer
+
+    def store_until(self, answer: Future[bool]) -> bool:
+        """Store what waits, the oldest first, until *answer* is there, and give it."""
+        waiting = self._waiting()
+        while not answer.done():
+            self._store_batch([waiting.popleft() for _ in range(min(len(waiting), CLAIM_BATCH))])
+        return answer.result()
+
+    def _waiting(self) -> deque[tuple[tuple[str, str, int], Future[bool]]]:
+        # A child's is its own: what waited in its parent is not claimed twice.
+        return self._by_process.setdefault(os.getpid(), deque())
+
+    def _store_batch(self, batch: Sequence[tuple[tuple[str, str, int], Future[bool]]]) -> None:
+        try:
+            claimed = self._store.claim_all([claim for claim, _ in batch])
+        except BaseException as error:
+            for _, answer in batch:
+                answer.set_exception(error)
+        else:
+            for (_, answer), won in zip(batch, claimed, strict=True):
+                answer.set_result(won)
 
 
 class AsyncSqliteNonceStore:
@@ -328,6 +400,7 @@ class AsyncSqliteNonceStore:
 
     def __init__(self, path: str | os.PathLike[str], *, table: str = NONCES) -> None:
         self._store = SqliteNonceStore(path, table=table)
+        self._claims = _Claims(self._store)
         self._threads = _Threads()
         self.ddl: Final = self._store.ddl
 
@@ -337,7 +410,10 @@ class AsyncSqliteNonceStore:
 
     async def claim(self, key_id: str, nonce: str, created: int) -> bool:
         """See `SqliteNonceStore.claim`."""
-        return await self._threads.run(self._store.claim, key_id, nonce, created)
+        check_claim(key_id, nonce, created)
+        thread = self._threads.admit()
+        answer = self._claims.add((key_id, nonce, created))
+        return await self._threads.run_in(thread, self._claims.store_until, answer)
 
     async def forget(self, horizon: int) -> int:
         """See `SqliteNonceStore.forget`."""

@@ -297,41 +297,46 @@ def test_one_wins_at_every_isolation_level_without_an_event_loop(postgres, isola
 
 
 async def test_a_claim_that_began_before_a_purge_does_not_pass_after_it(postgres, driver):
-    """The race that the lock of the horizon is for: a replay that is held up while its nonce is deleted."""
+    """A replay that is held up until its nonce would be deleted: the purge waits for it, so it finds the nonce."""
     store = await driver.nonces()
     assert await store.claim("k", "n", 1000)
-    # A lock on the table holds the claim between its beginning and its insert.
+    # Stops a claim between reading the horizon and its insert, for as long as somebody holds the lock.
+    run(
+        postgres,
+        "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END'",
+        "CREATE TRIGGER stop BEFORE INSERT ON redflag_nonces FOR EACH ROW EXECUTE FUNCTION stop()",
+    )
     async with await psycopg.AsyncConnection.connect(postgres) as other:
-        await other.execute("LOCK TABLE redflag_nonces_horizon IN ACCESS EXCLUSIVE MODE")
+        await other.execute("SELECT pg_advisory_xact_lock(1)")
         replay = asyncio.create_task(store.claim("k", "n", 1000))
         await waiting(postgres, 1)
-        await other.execute("UPDATE redflag_nonces_horizon SET horizon = 1000")
-        await other.execute("DELETE FROM redflag_nonces")
-        await other.commit()
-
-    assert not await replay
-
-
-async def test_a_purge_waits_for_claims_that_read_the_horizon(postgres, driver):
-    """A claim that has not ended holds the horizon, so nothing is deleted under it."""
-    store = await driver.nonces()
-    assert await store.claim("k", "n", 1000)
-    async with await psycopg.AsyncConnection.connect(postgres) as other:
-        # What a claim does, stopped before its end.
-        await other.execute("SELECT horizon FROM redflag_nonces_horizon FOR SHARE")
         purge = asyncio.create_task(store.forget(1000))
-        await waiting(postgres, 1)
-        assert not purge.done()
-        assert [(1,)] == rows(postgres, "SELECT count(*) FROM redflag_nonces")
+        await waiting(postgres, 2, unless=purge)
         await other.commit()
 
-    assert 1 == await purge
+    assert (False, 1) == (await replay, await purge)
 
 
-async def waiting(address, number):
-    """Wait until *number* statements wait for a lock."""
+async def test_a_purge_leaves_who_was_charged_meanwhile(postgres, driver):
+    """A key that was full when the purge looked, and no more when it deletes, is kept."""
+    store = await driver.limits()
+    assert (await store.take("key", POLICY, START)).allowed
+    full = START + timedelta(hours=1)
+    async with await psycopg.AsyncConnection.connect(postgres) as other:
+        await other.execute(f"UPDATE redflag_rate_limits SET arrival = {full.timestamp() + 20}".encode())
+        purge = asyncio.create_task(store.purge(full))
+        await waiting(postgres, 1)
+        await other.commit()
+
+    assert 0 == await purge
+    assert not (await store.take("key", POLICY, full)).allowed
+
+
+async def waiting(address, number, *, unless=None):
+    """Wait until *number* statements wait for a lock, or a task is done that should be one of them."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    while (await asyncio.to_thread(rows, address, query))[0][0] < number:
+    while not (unless and unless.done()) and (await asyncio.to_thread(rows, address, query))[0][0] < number:
         pass
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from redflag_core.errors import ConfigurationError, StoreError
+from redflag_core.errors import ConfigurationError, MalformedError, StoreError
 from redflag_core.freshness import RETENTION, TOLERANCE, next_horizon
 from redflag_core.ports import NonceStore, RateLimitStore, SyncNonceStore, SyncRateLimitStore
 from redflag_core.rate_limit import RateLimitPolicy
@@ -480,6 +480,78 @@ async def test_the_event_loop_goes_on_while_the_disk_is_busy(opened_async, path)
     assert await waiting
 
 
+async def test_claims_that_wait_are_stored_together(opened_async, path, monkeypatch):
+    """The disk is waited for a few times, not a hundred; each gets its own answer; batches have a bound."""
+    monkeypatch.setattr(sqlite, "CLAIM_BATCH", 40)
+    store = opened_async(AsyncSqliteNonceStore, path)
+    await store.create()
+    statements = []
+    store._store._database.run(lambda connection: connection.set_trace_callback(statements.append))
+    numbers = [*range(50), *range(50)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = [asyncio.create_task(store.claim("k", str(number), NOW)) for number in numbers]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        other.execute("ROLLBACK")
+    claimed = await asyncio.gather(*waiting)
+
+    assert list(range(50)) == [number for number, won in zip(numbers, claimed, strict=True) if won]
+    assert 3 <= statements.count("COMMIT") <= 5
+
+
+async def test_a_batch_that_fails_is_an_answer_to_nobody(opened_async, path, monkeypatch):
+    """Each of those who waited is told, and the next claim passes."""
+    monkeypatch.setattr(sqlite, "TIMEOUT", 0.05)
+    store = opened_async(AsyncSqliteNonceStore, path)
+    await store.create()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        claims = (store.claim("k", str(number), NOW) for number in range(20))
+        answers = await asyncio.gather(*claims, return_exceptions=True)
+        other.execute("ROLLBACK")
+
+    assert [StoreError] * 20 == [type(answer) for answer in answers]
+    assert await store.claim("k", "0", NOW)
+
+
+def test_several_claims_are_stored_or_none(opened, path):
+    """In their order; what no store keeps stops them before anything is stored."""
+    store = opened(SqliteNonceStore, path)
+    claims = [("k", "a", NOW), ("k", "b", NOW), ("k", "a", NOW)]
+
+    with pytest.raises(MalformedError):
+        store.claim_all([*claims, ("k", "\x00", NOW)])
+    assert [True, True, False] == store.claim_all(claims)
+    assert [False, True] == store.claim_all([("k", "b", NOW), ("k", "c", NOW)])
+    assert [] == store.claim_all([])
+
+
+def test_a_limit_is_read_after_others_have_written(opened, path):
+    """Who reads first and waits then would pass on an old count, or fail."""
+    store = opened(SqliteRateLimitStore, path)
+    assert store.take("key", STRICT, START - timedelta(days=1)).allowed
+    begun, committed, early = threading.Event(), threading.Event(), []
+
+    def trace(statement):
+        if statement.startswith("BEGIN"):
+            begun.set()
+        elif not committed.is_set():
+            early.append(statement)
+
+    store._database.run(lambda connection: connection.set_trace_callback(trace))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as thread:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE redflag_rate_limits SET arrival = ?", (NOW + 3600,))
+        taken = thread.submit(store.take, "key", STRICT, START)
+        assert begun.wait(60)
+        committed.set()
+        other.execute("COMMIT")
+
+        assert not taken.result().allowed
+    assert [] == early
+
+
 async def test_calls_that_wait_have_a_bound(opened_async, path, monkeypatch):
     """A disk that stopped does not fill the memory; who is refused may come again."""
     monkeypatch.setattr(sqlite, "MAX_WAITING", 3)
@@ -499,7 +571,7 @@ async def test_calls_that_wait_have_a_bound(opened_async, path, monkeypatch):
 
 
 async def test_a_cancelled_caller_does_not_stop_the_store(opened_async, path):
-    """What was begun is finished or was never begun, and the next is served."""
+    """What it began is done all the same, so its nonce is used up, and the next is served."""
     store = opened_async(AsyncSqliteNonceStore, path)
     await store.create()
     task = asyncio.create_task(store.claim("k", "n", NOW))
@@ -509,6 +581,25 @@ async def test_a_cancelled_caller_does_not_stop_the_store(opened_async, path):
         await task
 
     assert await store.claim("k", "other", NOW)
+    assert not await store.claim("k", "n", NOW)
+
+
+async def test_callers_that_give_up_leave_nothing_behind(opened_async, path, monkeypatch):
+    """Neither room that is never given back, nor claims that pile up."""
+    monkeypatch.setattr(sqlite, "MAX_WAITING", 3)
+    store = opened_async(AsyncSqliteNonceStore, path)
+    await store.create()
+    for number in range(5):
+        tasks = [asyncio.create_task(store.claim("k", f"{number}", NOW)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # The thread has done what it was given before this.
+        await asyncio.wrap_future(store._threads._by_process[os.getpid()].executor.submit(list))
+
+        assert not await store.claim("k", f"{number}", NOW)
+        assert [0] == [len(waiting) for waiting in store._claims._by_process.values()]
 
 
 async def test_async_stores_purge_and_show_their_tables(opened_async, path):
@@ -524,10 +615,10 @@ async def test_async_stores_purge_and_show_their_tables(opened_async, path):
 
 
 async def test_an_async_store_that_was_closed_opens_again(path):
-    """Its thread ends with it, and another starts."""
+    """Its thread ends with it, and another starts; who closes it twice at once closes it once."""
     store = AsyncSqliteNonceStore(path)
     await store.create()
-    await store.close()
+    await asyncio.gather(store.close(), store.close())
 
     assert await store.claim("k", "n", NOW)
     await store.close()
