@@ -150,3 +150,31 @@ def apply_delta(before: Iterable[Package], change: PackageDelta) -> tuple[Packag
             raise ResyncNeededError(f"{key.name} is to be removed but is not there")
     packages.update((package.key, package) for package in change.upserts)
     return tuple(packages[key] for key in sorted(packages))
+
+
+def accept_delta(
+    before: Iterable[Package], change: PackageDelta, *, base: str, announced: str
+) -> tuple[Package, ...]:
+    """
+    Apply *change* only if it leads from the inventory held here to the one that its sender has.
+
+    Args:
+        before: The inventory held here.
+        change: Untrusted, but of this shape.
+        base: Hash of the inventory that the sender made it against. Untrusted.
+        announced: Hash of the inventory that the sender has now. Untrusted.
+
+    Returns:
+        The inventory after it, in the order of the keys; its hash is *announced*.
+
+    Raises:
+        MalformedError: *before* has two packages with the same key.
+        ResyncNeededError: One of the hashes is another one here: ask for the whole inventory, and keep *before*.
+    """
+    held = tuple(before)
+    if inventory_hash(held) != base:
+        raise ResyncNeededError("the change was made against another inventory than the one held here")
+    after = apply_delta(held, change)
+    if inventory_hash(after) != announced:
+        raise ResyncNeededError("the change does not lead to the inventory announced")
+    return after

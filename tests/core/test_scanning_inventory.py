@@ -20,6 +20,7 @@ from redflag_core.scanning import (
     package_hash,
     updated_hash,
 )
+from redflag_core.scanning.inventory import accept_delta
 
 BASH = Package(name="bash", arch="amd64", installed="5.2-1", state=PackageState.CURRENT)
 NEWER = attrs.evolve(BASH, available="5.3-1", state=PackageState.AVAILABLE)
@@ -153,3 +154,51 @@ def test_a_hash_from_outside_must_be_a_hash():
     """A hash that is no hash is malformed, not an accident."""
     with pytest.raises(MalformedError):
         updated_hash("not a hash", gone=(), come=())
+
+
+@given(inventories, inventories)
+def test_a_delta_with_its_hashes_is_accepted(before, after):
+    """Both sides then hold the same, and the receiver has proved it."""
+    accepted = accept_delta(
+        before, delta(before, after), base=inventory_hash(before), announced=inventory_hash(after)
+    )
+
+    assert inventory_hash(after) == inventory_hash(accepted)
+
+
+@given(inventories, inventories, inventories)
+def test_a_delta_against_another_inventory_is_never_accepted(held, before, after):
+    """Whatever it changes, also when the result would be right by chance."""
+    change, hashes = delta(before, after), {"base": inventory_hash(before), "announced": inventory_hash(after)}
+    if set(held) == set(before):
+        assert set(after) == set(accept_delta(held, change, **hashes))
+    else:
+        with pytest.raises(ResyncNeededError):
+            accept_delta(held, change, **hashes)
+
+
+@given(inventories, inventories, inventories)
+def test_a_delta_that_leads_elsewhere_is_never_accepted(before, after, announced):
+    """A package that was lost on the way is noticed."""
+    change = delta(before, after)
+    hashes = {"base": inventory_hash(before), "announced": inventory_hash(announced)}
+    if set(after) == set(announced):
+        assert set(after) == set(accept_delta(before, change, **hashes))
+    else:
+        with pytest.raises(ResyncNeededError):
+            accept_delta(before, change, **hashes)
+
+
+def test_a_delta_of_a_package_that_is_not_there_is_not_accepted():
+    """With the right hashes for what it claims, it still removes nothing that is here."""
+    change = PackageDelta(removed=(PackageKey("dash", "amd64"),))
+    same = inventory_hash((BASH,))
+
+    with pytest.raises(ResyncNeededError, match="dash"):
+        accept_delta((BASH,), change, base=same, announced=same)
+
+
+def test_an_inventory_held_twice_is_malformed():
+    """What is held here must mean something before it is compared."""
+    with pytest.raises(MalformedError, match="twice"):
+        accept_delta((BASH, NEWER), PackageDelta(), base="0" * 64, announced="0" * 64)
