@@ -117,6 +117,11 @@ class Upgrader:
             PostponedError: It cannot be started now.
             RedFlagError: It was not and will not be started.
         """
+        if self.was_begun(entry):
+            at = self.time.stamp()
+            with self.journal.page() as page:
+                page.start(entry.cmd_id, at=at, change=None)
+            return None
         with self.journal.page() as page:
             self._check_may_start(page, entry, params)
         planned = await self.plan(params.packages, installer)
@@ -128,6 +133,14 @@ class Upgrader:
         await self._check_unlocked(installer)
         self._claim_and_spawn(entry, params, transaction, steps)
         return None
+
+    def was_begun(self, entry: Entry) -> bool:
+        """
+        Whether a change ran of which the journal does not know.
+
+        The journal was put back from a copy, or begun anew: what ran is told, and does not run again.
+        """
+        return self.runs.run(entry.cmd_id).was_begun()
 
     async def plan(self, targets: Sequence[PackageTarget], installer: Installer) -> Planned:
         """
@@ -209,9 +222,6 @@ class Upgrader:
     ) -> None:
         """Claim the one start and spawn the runner, unless the command was cancelled meanwhile."""
         run = self.runs.run(entry.cmd_id)
-        if run.was_begun():  # this journal was restored from a backup: what ran is told, and does not run again
-            self._claim(entry, params, transaction)
-            return
         with ExitStack() as stack:
             try:
                 lock = stack.enter_context(run.prepared(steps))
@@ -310,7 +320,7 @@ class Upgrader:
     # --- what is told
 
     def _ending(self, entry: Entry, run: Run, repair: Run | None, why: Why | None) -> Ending:
-        ended, printed, change = run.ended(), run.output(), entry.change or b""
+        ended, printed, change = run.ended(), run.output(), entry.change
         tail = printed.tail if repair is None else printed.tail + repair.output().tail
         return Ending(
             outcome=_outcome(ended, why),
@@ -318,7 +328,7 @@ class Upgrader:
             exit_status=None if ended is None else ended.status,
             output=clean_output(tail[-TAIL_BYTES:]),
             output_bytes=printed.size,
-            transaction=codec.parse(Transaction, change, max_bytes=len(change)),
+            transaction=None if change is None else codec.parse(Transaction, change, max_bytes=len(change)),
             repaired=repair is not None and not all(step.always for step in repair.steps()),
         )
 

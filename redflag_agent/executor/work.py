@@ -114,7 +114,8 @@ class Worker:
         at = self.upgrader.time.stamp()
         with self.upgrader.journal.page() as page:
             for entry in page.open_entries():
-                if entry.state is State.ACCEPTED and entry.number <= self.upgrader.journal.found:
+                unstarted = entry.state is State.ACCEPTED and not self.upgrader.was_begun(entry)
+                if unstarted and entry.number <= self.upgrader.journal.found:
                     self._record(page, entry.cmd_id, failed(why), at)
 
     def _next(self) -> Entry | None:
@@ -200,7 +201,7 @@ class Worker:
 
     async def _what_became(self, entry: Entry) -> Ending:
         """How something ended whose start was claimed, by this process or an earlier one."""
-        if entry.change is None:
+        if entry.change is None and not self.upgrader.was_begun(entry):
             why = InterruptedRunError("the agent was restarted while it did this: nothing was changed")
             return Ending(outcome=Outcome.INTERRUPTED, why=Why.of(why))
         params = _params(entry)

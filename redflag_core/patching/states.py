@@ -166,7 +166,8 @@ MOVES: Final[Mapping[Move, Rule]] = {
     Move.APPROVE: Rule(DECIDABLE - {_S.NEEDS_CONFIRMATION}, _S.APPROVED),
     Move.EXCLUDE: Rule(DECIDABLE | _WAITING | _UP_TO_DATE, _S.EXCLUDED),
     Move.DEFER: Rule(DECIDABLE | _WAITING, _S.DEFERRED),
-    Move.REOPEN: Rule((DECIDABLE | {_S.INSTALLED}) - _APPROVABLE, None),
+    # Waiting for a reboot that nobody saw has no other end: the machine may have been started anew unseen.
+    Move.REOPEN: Rule((DECIDABLE | {_S.INSTALLED, _S.REBOOT_PENDING}) - _APPROVABLE, None),
     Move.PLAN: Rule(frozenset({_S.APPROVED}), _S.PLANNING),
     Move.PLAN_CLEAN: Rule(frozenset({_S.PLANNING}), _S.APPROVED),
     Move.PLAN_EXTRA: Rule(frozenset({_S.PLANNING}), _S.NEEDS_CONFIRMATION),

@@ -6,12 +6,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import attrs
-from sqlalchemy import case, func
+from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.enrolment import AgentStatus
 from redflag_core.lifecycle import presence
-from redflag_core.scanning import FACT_SCANNERS, PackageState, ScanStatus
+from redflag_core.scanning import FACT_SCANNERS, PENDING_STATES, PackageState, ScanStatus
 from redflag_server.agents.schema import AgentDetail, AgentItem, ScannerItem
 from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import Page, PageOf, fetch_page
@@ -26,6 +26,12 @@ NOT_COUNTED: Final = (PackageState.CURRENT, PackageState.NOT_APPLICABLE)
 _NOT_OUTSTANDING: Final = (*NOT_COUNTED, PackageState.INSTALLED, PackageState.REBOOT_PENDING, PackageState.UNKNOWN)
 OUTSTANDING: Final = tuple(state for state in PackageState if state not in _NOT_OUTSTANDING)
 """An update is known and not installed, whatever was decided about it: an approval alone closes no hole."""
+
+
+def lacks_security() -> ColumnElement[bool]:
+    """That a security update is missing: also one that came out while the one before waits for a reboot."""
+    waits = and_(Package.state == PackageState.REBOOT_PENDING, Package.observed.in_(PENDING_STATES))
+    return and_(Package.security, or_(Package.state.in_(OUTSTANDING), waits))
 
 
 @attrs.frozen
@@ -109,7 +115,7 @@ async def get_agent(session: AsyncSession, visible: Scope, agent_id: UUID, now: 
 
 async def count_packages(session: AsyncSession, visible: Scope, agents: Sequence[UUID]) -> dict[UUID, Counts]:
     """What is open on each of *agents*."""
-    pending = case((Package.security & Package.state.in_(OUTSTANDING), 1), else_=0)
+    pending = case((lacks_security(), 1), else_=0)
     failing = case((Scanner.status != ScanStatus.OK, 1), else_=0)
     packages = (
         visible.select(Package, Package.agent_id, Package.state, func.count(), func.sum(pending))

@@ -3,8 +3,9 @@ What must not go on as it is in a database that comes back from a backup: put ri
 
 What was used up, ended or revoked since the backup is forgotten. What agents use up is jumped over (`recovery` in
 the core). What people and machines come in with, and can have again in a minute, ends: sessions, set-up links and
-registration tokens. So do commands that no machine was given: somebody may have taken them back. What cannot be
-had again so easily comes back as it was, and is counted for the operator: accounts, API keys, machines.
+registration tokens. Commands are asked about, and none is started that was not started before: somebody may have
+taken it back. What cannot be had again so easily comes back as it was, and is counted for the operator: accounts,
+API keys, machines.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ import attrs
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redflag_core.command_queue import EVENTS, LIVE, CommandEvent, CommandState, may_end_unanswered
+from redflag_core.command_queue import EVENTS, LIVE, UNACCEPTED, CommandEvent, CommandState
 from redflag_core.commands import CommandType
 from redflag_core.enrolment import AgentStatus
 from redflag_core.recovery import ServerCounters, after_restore
@@ -28,8 +29,7 @@ from redflag_server.events.recorder import record
 from redflag_server.trust.tables import ServerState
 
 LONG_OVER: Final = timedelta(hours=1)
-"""How long ago a command that waited in the backup had to be started: over on every machine's clock."""
-"""Why a command that no machine was given does not go on."""
+"""How long ago a command that no machine had accepted had to be started: over on every machine's clock."""
 
 
 @attrs.frozen
@@ -127,19 +127,22 @@ async def _settle_commands(session: AsyncSession, now: datetime, actor: str) -> 
     """
     Ask every machine what became of its commands, and let nothing start that was not started before.
 
-    What waited may have been taken back since the backup, or handed out and carried out, and nobody here would
-    know. It may not be started any more: an executor that never saw it signs that, and one that did answers what
-    became of it. A cancellation may still be carried out: it starts nothing.
+    What no machine had accepted may have been taken back since the backup, whether it was handed out or not, or
+    accepted and carried out, and nobody here would know. It may not be started any more: an executor that never
+    saw it signs that, and one that did answers what became of it. A cancellation may still be carried out: it
+    starts nothing.
 
-    What was handed out before may have ended, and its result does not come again by itself. It is handed out
-    again: an executor that knows it starts nothing, and answers what became of it.
+    What was accepted before may have ended, and its result does not come again by itself. It is handed out again:
+    an executor that knows it starts nothing, and answers what became of it.
     """
     why = Change(actor=actor, now=now, code=RESTORED, why="the server was restored from a backup")
     live = select(Command).where(Command.state.in_(LIVE)).order_by(Command.id)
     for command in (await session.scalars(live)).all():
-        state, delivered = CommandState(command.state), command.delivered_at is not None
-        if may_end_unanswered(state, delivered=delivered) and command.type != CommandType.COMMAND_CANCEL:
-            command.start_by, command.code = min(command.start_by, now - LONG_OVER), RESTORED
+        state = CommandState(command.state)
+        if state in UNACCEPTED:
+            command.code = RESTORED
+        if state in UNACCEPTED and command.type != CommandType.COMMAND_CANCEL:
+            command.start_by = min(command.start_by, now - LONG_OVER)
         command.delivered_at = command.delivered_at or now
         if state in EVENTS[CommandEvent.DOUBT].origins:
             await change(session, command, CommandEvent.DOUBT, why)

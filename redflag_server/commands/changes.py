@@ -49,7 +49,7 @@ REVOKED: Final = "agent_revoked"
 """Code of a command, or of a plan, whose machine was revoked: nobody will answer."""
 
 RESTORED: Final = "restored"
-"""Code of a live command that no machine was given when the backup was made from which the server was restored."""
+"""Code of a live command that no machine had accepted in the backup from which the server was restored."""
 
 _RELEASED: Final = _Told(kind="command.released", words="was given up for")
 
@@ -92,6 +92,7 @@ async def change(
     command.state, command.state_at = after(before, event), reason.now
     if not keeps_alarm(before, CommandState(command.state)):
         command.overdue_at = None
+    command.archived_at = None  # a late result is news, whoever had put the command away
     told = _RELEASED if reason.code in (RELEASED, REVOKED) else _TOLD[event]
     await tell(session, command, kind=told.kind, words=told.words, reason=reason, before=before, **facts)
 

@@ -123,14 +123,16 @@ class CommandList:
     One page of commands.
 
     Attributes:
-        live: Those that have not ended, oldest first: on the first page, at most `LISTED`.
+        live: Those that have not ended, oldest first, at most `LISTED`, on the first page or if only such are wanted.
         ended: Those that have, newest first.
-        next: Cursor of the next page of those that have ended, or None.
+        next: Cursor of the next page, or None.
+        more_live: Whether there are more that have not ended than the first page shows.
     """
 
     live: Sequence[SeenCommand]
     ended: Sequence[SeenCommand]
     next: str | None
+    more_live: bool = False
 
     @property
     def is_moving(self) -> bool:
@@ -184,16 +186,25 @@ async def see_commands(
     query = _commands(visible)
     if wanted.agent_id is not None:
         query = query.where(Command.agent_id == wanted.agent_id)
-    live: Sequence[Any] = ()
-    if cursor is None and (wanted.state is None or wanted.state in LIVE):
-        live = (await session.execute(_live(visible, query, wanted).order_by(Command.id).limit(LISTED))).all()
     if wanted.overdue or wanted.state in LIVE:
-        return CommandList([seen_command(*row) for row in live], (), None)
+        found, following = await fetch_page(
+            session, _live(visible, query, wanted), Command, PageOf(cursor, LISTED)
+        )
+        return CommandList([seen_command(*row) for row in found], (), following)
+    live: Sequence[Any] = ()
+    if cursor is None and wanted.state is None:
+        first = _live(visible, query, wanted).order_by(Command.id).limit(LISTED + 1)
+        live = (await session.execute(first)).all()
     query = query.where(Command.state.not_in(LIVE), Command.archived_at.is_(None))
     if wanted.state is not None:
         query = query.where(Command.state == wanted.state)
     ended, following = await fetch_page(session, query, Command, PageOf(cursor, LISTED, newest_first=True))
-    return CommandList([seen_command(*row) for row in live], [seen_command(*row) for row in ended], following)
+    return CommandList(
+        [seen_command(*row) for row in live[:LISTED]],
+        [seen_command(*row) for row in ended],
+        following,
+        more_live=len(live) > LISTED,
+    )
 
 
 async def count_overdue(session: AsyncSession, visible: Scope) -> int:

@@ -13,7 +13,7 @@ from redflag_core.enrolment import AgentStatus
 from redflag_core.errors import MalformedError
 from redflag_core.patching import DECISIONS, MOVES, Decision
 from redflag_core.scanning import PackageState
-from redflag_server.agents.listing import OUTSTANDING
+from redflag_server.agents.listing import lacks_security
 from redflag_server.agents.tables import Agent
 from redflag_server.dashboard.package_views import SeenPackage, seen
 from redflag_server.dashboard.words import STATES
@@ -21,6 +21,7 @@ from redflag_server.db.pages import PageOf, fetch_page
 from redflag_server.db.scope import Scope
 from redflag_server.packages.sightings import scanners_ok
 from redflag_server.packages.tables import Package
+from redflag_server.plans.decisions import DECIDED_AGAINST
 from redflag_server.problems import InvalidRequestError
 
 NAMES: Final = 100
@@ -149,9 +150,9 @@ async def see_packages(session: AsyncSession, visible: Scope, wanted: Wanted, cu
     Raises:
         InvalidRequestError: The cursor is none that this server gave out.
     """
-    lacks = func.max(case((Package.security & Package.state.in_(OUTSTANDING), 1), else_=0))
+    lacks = func.max(case((lacks_security(), 1), else_=0))
     states = [func.sum(case((Package.state == state, 1), else_=0)) for state in OPEN_STATES]
-    missing = func.count(case((Package.security & Package.state.in_(OUTSTANDING), 1)))
+    missing = func.count(case((lacks_security(), 1)))
     columns = (
         Package.manager,
         Package.name,
@@ -206,7 +207,9 @@ async def find_decidable(
     for each in names:
         by_manager.setdefault(each.manager, []).append(each.name)
     chosen = [and_(Package.manager == manager, Package.name.in_(some)) for manager, some in by_manager.items()]
-    query = _open(visible.select(Package), Wanted(states=sorted(MOVES[DECISIONS[decision]].origins)))
+    query = _open(
+        visible.select(Package), Wanted(states=sorted(MOVES[DECISIONS[decision]].origins - _kept(decision)))
+    )
     query = query.where(or_(*chosen)).order_by(Package.id).limit(ROWS)
     found: list[UUID] = []
     rows: Sequence[Package] = (await session.scalars(query)).all()
@@ -217,12 +220,17 @@ async def find_decidable(
     return found[:most]
 
 
+def _kept(decision: Decision) -> frozenset[PackageState]:
+    """States that a decision about many packages leaves as they are: what somebody decided against stays so."""
+    return DECIDED_AGAINST if decision is Decision.APPROVE else frozenset()
+
+
 def _open(query: Any, wanted: Wanted) -> Any:
     query = query.join(Agent, Agent.id == Package.agent_id).where(
         Agent.status != AgentStatus.REVOKED, Package.state.in_(wanted.states or OPEN_STATES)
     )
     if wanted.security:
-        query = query.where(Package.security, Package.state.in_(OUTSTANDING))
+        query = query.where(lacks_security())
     if wanted.name:
         query = query.where(Package.name.icontains(wanted.name, autoescape=True))
     return query
@@ -245,6 +253,6 @@ def _parse_cursor(text: str) -> tuple[int, str, str]:
     except MalformedError:
         raise wrong from None
     match last:
-        case [int(lacks), str(name), str(manager)]:
+        case [(0 | 1) as lacks, str(name), str(manager)] if type(lacks) is int:  # True equals 1
             return lacks, name, manager
     raise wrong

@@ -15,7 +15,7 @@ from redflag_core.enrolment import AgentStatus
 from redflag_core.lifecycle import Presence, presence
 from redflag_core.patching import PlanState
 from redflag_core.scanning import PENDING_STATES, PackageState
-from redflag_server.agents.listing import NOT_COUNTED, OUTSTANDING, AgentFilter, get_agent, list_agents
+from redflag_server.agents.listing import NOT_COUNTED, AgentFilter, get_agent, lacks_security, list_agents
 from redflag_server.agents.schema import AgentDetail, AgentItem
 from redflag_server.agents.tables import Agent
 from redflag_server.dashboard.command_views import SeenCommand, count_overdue, see_live_commands
@@ -196,7 +196,7 @@ async def _plannable(session: AsyncSession, visible: Scope, agent_id: UUID) -> i
 
 
 async def _open_packages(session: AsyncSession, visible: Scope) -> tuple[dict[str, int], int]:
-    lacking = case((Package.security & Package.state.in_(OUTSTANDING), 1), else_=0)
+    lacking = case((lacks_security(), 1), else_=0)
     query = (
         visible.select(Package, Package.state, func.count(), func.sum(lacking))
         .join(Agent, Agent.id == Package.agent_id)

@@ -36,6 +36,9 @@ MAX_IN_TURN: Final = 10_000
 ENDS_AT_ONCE: Final = 500
 """Decisions whose time is over that end in one transaction: others write in between."""
 
+DECIDED_AGAINST: Final = frozenset({PackageState.EXCLUDED, PackageState.DEFERRED})
+"""States that somebody chose, for a reason. Approving many packages at once does not undo it unasked."""
+
 _REJECTED: Final = Told(kind="package.rejected", words="was rejected")
 _ENDED: Final = Told(kind="package.decision_ended", words="is open again")
 
@@ -209,12 +212,29 @@ async def decide_matching(
                 raise NotFoundError("there is no such machine")
         query = select_packages(visible, wanted, Package).order_by(Package.id).limit(MAX_AT_ONCE + 1)
         packages = list((await session.scalars(query.with_for_update())).all())
+        kept = _kept(packages, decision, wanted)
         if len(packages) > MAX_AT_ONCE:
             raise ConflictError(
                 f"the filter finds more than {MAX_AT_ONCE} packages: narrow it; nothing was decided"
             )
-        outcomes = await _decide(session, visible, packages, verdict, now)
+        rest = [package for package in packages if package.id not in kept]
+        outcomes = {**kept, **await _decide(session, visible, rest, verdict, now)}
         return _summary([outcomes[package.id] for package in packages])
+
+
+def _kept(packages: Sequence[Package], decision: Decision, wanted: PackageFilter) -> dict[UUID, DecidedPackage]:
+    """What approving all that a filter finds leaves as it is, unless the filter asks for just that state."""
+    return {
+        package.id: DecidedPackage(
+            package.id,
+            package.name,
+            DecisionOutcome.REFUSED,
+            PackageState(package.state),
+            f"{package.decided_by} decided against it ({package.decision_reason}): reopen it first",
+        )
+        for package in packages
+        if decision is Decision.APPROVE and package.state in DECIDED_AGAINST and package.state not in wanted.states
+    }
 
 
 async def end_decisions(runtime: Runtime) -> None:

@@ -3,7 +3,9 @@
 import fcntl
 import os
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 
 import attrs
 import pytest
@@ -696,22 +698,45 @@ async def test_a_result_waits_for_a_journal_with_room(desk):
 # --- what is kept
 
 
-async def test_a_restored_journal_starts_nothing_again(tmp_path):
+def take_back_journal(tmp_path, backup=None):
+    """Put an older journal in place of the one that is there, or none."""
+    for path in tmp_path.glob("data/executor.db*"):
+        path.unlink()
+    if backup is not None:
+        shutil.copy(backup, tmp_path / "data/executor.db")
+
+
+@pytest.mark.parametrize("known", ["accepted", "not at all", "nothing"])
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_restored_journal_starts_nothing_again_and_tells_the_truth(tmp_path, known, broken):
     """The run directory tells that it was begun: its end is the result, and the change is not made twice."""
     with bench(tmp_path) as desk:
         what = await desk.upgrade("a", start_by=DAY)
+        if known == "accepted":
+            await desk.deliver(what)
         desk.take_all()
-        shutil.copy(desk.directory.journal, tmp_path / "backup")
-        desk.installer.mark("broken", "a")
-        first = await desk.carry_out(what)
-    for path in tmp_path.glob("data/executor.db*"):
-        path.unlink()
-    shutil.copy(tmp_path / "backup", desk.directory.journal)
-    desk.installer.mark("half", "a").unlink()
+        paths = (desk.directory.journal, tmp_path / "backup")
+        with closing(sqlite3.connect(paths[0])) as db, closing(sqlite3.connect(paths[1])) as copy:
+            db.backup(copy)
+        if broken:
+            desk.installer.mark("broken", "a")
+        if known == "accepted":
+            await desk.work_until(lambda: what.cmd_id in desk.results())
+        else:
+            await desk.carry_out(what)
+        first = desk.results()[what.cmd_id]
+    take_back_journal(tmp_path, None if known == "nothing" else tmp_path / "backup")
+
     with bench(tmp_path, desk.issuer) as again:
-        result = await again.carry_out(what)
+        if known == "accepted":
+            await again.work_until(lambda: what.cmd_id in again.results())
+            result = again.results()[what.cmd_id]
+        else:
+            result = await again.carry_out(what)
 
         assert (first.outcome, first.code, first.exit_status) == (result.outcome, result.code, result.exit_status)
+        assert first.packages == result.packages
+        assert result.started_at is not None
         assert ["a=2"] == again.installer.starts()
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
@@ -939,7 +939,7 @@ async def test_what_was_carried_out_in_the_lost_time_counts(tmp_path, clock):
 
 
 async def test_what_was_handed_out_is_asked_about_and_a_cancellation_stays(tmp_path, clock):
-    """Only the machine can say what became of it; ending the cancellation would let it start after all."""
+    """Nobody had accepted it, so it starts nowhere any more; the cancellation is carried out, without an alarm."""
     data = tmp_path / "data"
     async with running(data, clock=clock) as server:
         machine = await server.agent()
@@ -951,10 +951,56 @@ async def test_what_was_handed_out_is_asked_about_and_a_cancellation_stays(tmp_p
 
     await restore_from(back_up(data, tmp_path / "b.tar", clock), data, clock)
 
+    clock.advance(301)
     async with running(data, clock=clock) as server:
-        commands = {row.type: (row.state, row.delivered_at) for row in await server.rows(Command)}
-    before = clock.now() - timedelta(seconds=60)
-    assert {"scan.run": ("leased", before), "command.cancel": ("pending", clock.now())} == commands
+        await answer_all(server, machine)
+        states = {row.type: row.state for row in await server.rows(Command)}
+        kinds = set(await server.event_kinds())
+    assert {"scan.run": "cancelled", "command.cancel": "accepted"} == states
+    assert [] == machine.starts
+    assert not {"command.foreign", "command.contradicted"} & kinds
+
+
+@pytest.mark.parametrize("how", ["released", "revoked"])
+async def test_what_was_given_up_after_the_backup_does_not_start(tmp_path, clock, how):
+    """Its answer was lost, somebody gave it up, and then the server forgot that: the machine does not start it."""
+    data = tmp_path / "data"
+    async with running(data, clock=clock) as server:
+        ward = await new_ward(server, "curl")
+        await ward.machine.learn_trust(server.client)
+        plan = await ward.plan("curl")
+        await ward.install(plan)
+        await ward.machine.fetch(server.client)
+    file = back_up(data, tmp_path / "b.tar", clock)
+    async with running(data, clock=clock) as server:
+        ward.server = server
+        if how == "revoked":
+            await ward.post(f"agents/{ward.machine.agent_id}/revoke", reason="sold")
+        else:
+            (row,) = await server.rows(Command, Command.type == "packages.upgrade")
+            await act(server, queue.release, row.id)
+    clock.advance(60)
+
+    await restore_from(file, data, clock)
+
+    clock.advance(301)
+    async with running(data, clock=clock) as server:
+        ward.server = server
+        await answer_all(server, ward.machine)
+        (row,) = await server.rows(Command, Command.type == "packages.upgrade")
+        assert ("expired", {"curl": "approved"}) == (row.state, await ward.states())
+    assert not [start for start in ward.machine.starts if start == str(row.id)]
+
+
+async def answer_all(server, machine):
+    """Take what is handed out until nothing is, and deliver every answer."""
+    for _ in range(5):
+        wires = await machine.fetch(server.client)
+        for wire in wires:
+            answer = await machine.deliver(server.client, machine.execute(wire))
+            assert 200 == answer.status_code, answer.text
+        if not wires:
+            return
 
 
 async def test_a_restore_is_an_event(data, file, clock):

@@ -195,8 +195,13 @@ async def test_what_its_machine_would_not_install_is_not_approved(desk: Desk, st
     assert before == await desk.server.dump()
 
 
-@pytest.mark.parametrize("state", [S.PLANNING, S.INSTALLING, S.REBOOT_PENDING])
-@pytest.mark.parametrize("decision", DECISIONS)
+@pytest.mark.parametrize(
+    "state, decision",
+    [
+        *((state, decision) for state in (S.PLANNING, S.INSTALLING) for decision in DECISIONS),
+        *((S.REBOOT_PENDING, decision) for decision in DECISIONS if decision != "reopen"),
+    ],
+)
 async def test_nothing_is_decided_while_something_runs(desk: Desk, state: PackageState, decision: str):
     """A plan, an installation and a missing reboot end first."""
     row = {"state": state, "observed": S.AVAILABLE}
@@ -207,6 +212,50 @@ async def test_nothing_is_decided_while_something_runs(desk: Desk, state: Packag
 
     assert 409 == answer.status_code
     assert ADVICE[state] in answer.json()["detail"]
+
+
+async def test_a_reboot_that_nobody_saw_is_given_up_by_reopening(desk: Desk):
+    """The machine may have been started anew unseen: the package is what its scanner sees, and can be decided."""
+    rows = [(name, {"state": S.REBOOT_PENDING, "observed": seen}) for name, seen in
+            (("curl", S.AVAILABLE), ("vim", S.CURRENT))]  # fmt: skip
+    await add_packages(desk.server.runtime, desk.place, desk.agent_id, rows)
+
+    states = [(await desk.decide(name, "reopen")).json()["state"] for name, _ in rows]
+
+    assert ["available", "current"] == states
+    assert 200 == (await desk.decide("curl", "approve")).status_code
+
+
+async def test_approving_a_selection_leaves_what_was_decided_against(desk: Desk):
+    """Somebody had a reason; each is named with it, and asked for by its state it is approved after all."""
+    rows = [("curl", {}), ("bash", {}), ("vim", {}), ("nano", {})]
+    await add_packages(desk.server.runtime, desk.place, desk.agent_id, rows)
+    await desk.decide("bash", "reject", reason="breaks production")
+    await desk.decide("vim", "defer", until=desk.later(days=3))
+    body = {"decision": "approve", "reason": "patch day", "select": {"agent_id": str(desk.agent_id)}}
+
+    answer = (await desk.post("packages/decide", **body)).json()
+
+    assert (2, 2) == (answer["changed"], answer["refused"])
+    details = {item["name"]: item["detail"] for item in answer["items"] if item["outcome"] == "refused"}
+    assert {"bash", "vim"} == set(details)
+    assert "breaks production" in details["bash"]
+    body["select"]["states"] = ["excluded"]
+    assert 1 == (await desk.post("packages/decide", **body)).json()["changed"]
+
+
+async def test_a_newer_security_update_counts_while_a_reboot_is_missing(desk: Desk):
+    """What the reboot will bring into use has a hole again."""
+    rows = [
+        ("linux", {"state": S.REBOOT_PENDING, "observed": S.AVAILABLE, "security": True}),
+        ("curl", {"state": S.REBOOT_PENDING, "observed": S.CURRENT, "security": True}),
+        ("bash", {"state": S.AVAILABLE, "observed": S.AVAILABLE, "security": True}),
+    ]
+    await add_packages(desk.server.runtime, desk.place, desk.agent_id, rows)
+
+    (machine,) = (await desk.get("agents"))["items"]
+
+    assert 2 == machine["security"]
 
 
 async def test_a_machine_that_cannot_be_scanned_gets_nothing_approved(desk: Desk):

@@ -16,16 +16,17 @@ from redflag_core.patching.plan import MAX_TARGETS
 from redflag_core.scanning import Package as ScannedPackage
 from redflag_core.scanning import PackageState
 from redflag_core.statements import Outcome, PackageOutcome, PackageResult
-from redflag_server.commands.queue import cancel, release
+from redflag_server.commands.queue import archive, cancel, release
 from redflag_server.commands.tables import Command, CommandSubject
 from redflag_server.commands.upkeep import expire_commands, raise_alarms
 from redflag_server.events.tables import Event
 from redflag_server.packages.tables import Package
+from redflag_server.plans import service
 from redflag_server.plans.listing import NEEDS_APPROVAL
 from redflag_server.plans.tables import Plan
 from tests.helpers.fleet import failed_scan, package
 from tests.helpers.operators import add_machine, add_packages, api_key, first_place, new_place
-from tests.helpers.orders import act
+from tests.helpers.orders import act, order
 from tests.helpers.patching import DEPENDENCY, REMOVAL, Ward, new_ward
 from tests.helpers.server import Server
 
@@ -347,6 +348,49 @@ async def test_what_a_machine_still_works_on_does_not_stop_the_others(ward: Ward
     assert {"curl": "approved", "openssl": "planning"} == await ward.states()
 
 
+@pytest.mark.parametrize("how", ["revoked", "full"])
+async def test_one_machine_that_takes_no_orders_does_not_stop_the_others(ward: Ward, how: str, monkeypatch: Any):
+    """Its packages are named with the reason, and stay approved."""
+    place = await first_place(ward.server.runtime)
+    other = await add_machine(ward.server.runtime, place, "db-01")
+    await add_packages(
+        ward.server.runtime, place, other, [("vim", {"state": S.APPROVED, "observed": S.AVAILABLE})]
+    )
+    if how == "revoked":
+        await ward.post(f"agents/{other}/revoke", reason="sold")
+    else:
+        await order(ward.server, other)
+        monkeypatch.setattr(service, "MAX_LIVE", 1)
+    await ward.decide("approve", "curl")
+    (vim,) = await ward.server.rows(Package, Package.name == "vim")
+
+    made = await ward.post("plans", 201, package_ids=[str((await ward.row("curl")).id), str(vim.id)])
+
+    (skipped,) = made["skipped"]
+    assert ("vim", 1) == (skipped["name"], len(made["items"]))
+    assert ("is revoked" if how == "revoked" else "did not end: cancel some") in skipped["detail"]
+
+
+async def test_a_late_result_of_an_archived_command_is_shown_again(ward: Ward):
+    """Somebody gave it up and put it away; what the machine says now is news."""
+    plan = await ward.plan("curl")
+    await ward.install(plan)
+    cmd_id, _ = await ward.take(CommandType.PACKAGES_UPGRADE)
+    await act(ward.server, release, UUID(cmd_id))
+    await act(ward.server, archive, UUID(cmd_id))
+
+    await ward.end(
+        cmd_id,
+        Outcome.FAILED,
+        code="install_failed",
+        detail="broken",
+        packages=(became("curl", PackageOutcome.FAILED),),
+    )
+
+    row = await command_of(ward, plan)
+    assert ("failed", None) == (row.state, row.archived_at)
+
+
 @pytest.mark.parametrize("stage", ["ordered", "handed out", "ready", "to be installed", "being installed"])
 async def test_a_revoked_machine_leaves_nothing_open(ward: Ward, stage: str):
     """Nobody will answer any more: its commands and plans end, and no alarm follows."""
@@ -512,6 +556,30 @@ async def test_a_result_that_comes_after_the_reboot_waits_for_nothing(ward: Ward
     await ward.deliver(signed)
 
     assert "installed" == (await ward.states())["openssl"]
+
+
+async def test_the_start_that_interrupted_an_update_is_not_the_reboot_after_it(ward: Ward):
+    """It was repaired after the power came back, before the first check-in: the next start brings it into use."""
+    plan = await ward.plan("openssl")
+    await ward.install(plan)
+    cmd_id, _ = await ward.take(CommandType.PACKAGES_UPGRADE)
+    ward.server.clock.advance(60)
+    result = (became("openssl", PackageOutcome.INSTALLED),)
+    signed = ward.machine.run(
+        cmd_id,
+        Outcome.INTERRUPTED,
+        code="interrupted",
+        detail="the power was cut",
+        packages=result,
+        reboot_required=True,
+        reboot_by=("openssl",),
+    )
+    ward.server.clock.advance(60)
+    await ward.reboot()
+
+    await ward.deliver(signed)
+
+    assert "reboot_pending" == (await ward.states())["openssl"]
 
 
 async def test_an_older_reboot_does_not_count(ward: Ward):

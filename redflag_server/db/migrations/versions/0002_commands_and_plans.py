@@ -33,7 +33,7 @@ MOVES: Mapping[str, Mapping[str, str]] = {
         "planning": "current held approved needs_confirmation failed not_applicable",
         "needs_confirmation": "current available held kept_back phased approved deferred excluded not_applicable unknown",
         "installing": "current available held kept_back phased approved reboot_pending installed failed rolled_back not_applicable",
-        "reboot_pending": "current available held kept_back phased installed rolled_back not_applicable",
+        "reboot_pending": "current available held kept_back phased installed rolled_back not_applicable unknown",
         "installed": "current available held kept_back phased excluded rolled_back not_applicable unknown",
         "failed": "current available held kept_back phased approved deferred excluded reboot_pending installed rolled_back not_applicable unknown",
         "rolled_back": "current available held kept_back phased approved deferred excluded not_applicable unknown",
