@@ -261,8 +261,6 @@ def _reach(start: datetime, begin: datetime, reading: datetime, zone: ZoneInfo) 
 
 
 def _blackout_after(window: Window, day: dt.date, zone: ZoneInfo) -> datetime | None:
-    """When the first date without work begins, of those after *day* that an occurrence of that day can reach."""
-    for number in range(1, _LONGEST.days + 1):
-        if is_blacked_out(window, day + number * _DAY):
-            return first_instant(datetime.combine(day + number * _DAY, time.min), zone)
-    return None
+    """When the date after *day* begins, if nothing starts on it. No occurrence reaches beyond that date."""
+    tomorrow = day + _DAY
+    return first_instant(datetime.combine(tomorrow, time.min), zone) if is_blacked_out(window, tomorrow) else None

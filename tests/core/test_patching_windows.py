@@ -710,6 +710,7 @@ def test_no_window_is_ever_empty_and_none_is_lost(any_window, day):
     for each in found:
         assert each.start < each.starts_until <= each.end
         assert each.end - each.start >= min(nominal, SHORTEST)
+        assert wall(each.end - SECOND, zone_of(any_window.timezone)).date() <= each.date + DAY
         assert each.start <= each.reboot_start < each.reboot_end
         assert timedelta(minutes=any_window.notice) == each.start - each.notice_at
         assert {UTC} == {each.start.tzinfo, each.starts_until.tzinfo, each.end.tzinfo, each.notice_at.tzinfo}
@@ -869,6 +870,15 @@ def test_a_window_that_reaches_into_a_blackout_starts_nothing_there():
 
     assert at("2026-07-16 00:00") == found.starts_until
     assert ("15 22:00", "16 04:00") == clocks(found)
+
+
+@pytest.mark.parametrize("name, day", [("Pacific/Apia", "2011-12-30"), ("Pacific/Kwajalein", "1993-08-21")])
+def test_no_occurrence_reaches_beyond_the_next_date(name, day):
+    """Not even around a date that the zone left out, at any hour: so one midnight is all that can cut it short."""
+    noon = utc(f"{day} 12:00")
+    for hour in range(24):
+        for each in occurrences(window(f"daily {hour:02}:30-{hour:02}:30", name), noon - 4 * DAY, noon + 4 * DAY):
+            assert wall(each.end - SECOND, ZoneInfo(name)).date() <= each.date + DAY
 
 
 def test_a_blackout_ends_no_start_before_it():
