@@ -7,7 +7,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redflag_core.freshness import RETENTION, TOLERANCE, horizon_after_purge
+from redflag_core.freshness import next_horizon
 from redflag_server.checkin.tables import Nonce
 from redflag_server.events.recorder import record
 from redflag_server.runtime import Runtime
@@ -53,15 +53,14 @@ async def purge_nonces(runtime: Runtime) -> None:
     end of the tolerance: everything signed until now stays refused, and agents come in again within minutes.
     """
     now = runtime.clock.now()
-    moment, horizon = int(now.timestamp()), horizon_after_purge(now)
     async with runtime.database.write() as session:
         stored = (await session.scalars(select(ServerState.nonce_horizon))).one()
-        if stored > moment + RETENTION:
-            horizon = moment + TOLERANCE
+        horizon = next_horizon(stored, now)
+        if horizon == stored:
+            return
+        if horizon < stored:
             message = "The server's clock was far ahead and was set back: requests signed before are refused."
             await record(session, at=now, kind="server.clock_set_back", actor="server", message=message)
-        elif stored >= horizon:
-            return
         await session.execute(update(ServerState).values(nonce_horizon=horizon))
     async with runtime.database.write() as session:
         await session.execute(delete(Nonce).where(Nonce.created <= horizon))
