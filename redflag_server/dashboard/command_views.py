@@ -123,7 +123,7 @@ class CommandList:
     One page of commands.
 
     Attributes:
-        live: Those that have not ended, oldest first, at most `LISTED`: on the first page, or if only such are asked.
+        live: Those that have not ended, oldest first, at most `LISTED`: on the first page, or if only these show.
         ended: Those that have, newest first.
         next: Cursor of the next page, or None.
         more_live: Whether there are more that have not ended than the first page shows.
