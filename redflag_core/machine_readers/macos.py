@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 from redflag_core.machine import MACHINE_ID_SIZE, RawMachine
-from redflag_core.machine_readers.native import absent_if_unreadable, declared
+from redflag_core.machine_readers._native import absent_if_unreadable, declared
 
 MAX_TEXT_BYTES: Final = 256
 """Longest id that is read, with its NUL: a UUID has 36 characters, a serial number at most 20."""

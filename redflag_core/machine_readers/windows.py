@@ -24,7 +24,7 @@ from typing import Any, Final
 import attrs
 
 from redflag_core.machine import RawMachine
-from redflag_core.machine_readers.native import absent_if_unreadable, declared
+from redflag_core.machine_readers._native import absent_if_unreadable, declared
 from redflag_core.machine_readers.smbios import MAX_TABLE_BYTES, SmbiosIds, parse_smbios
 
 MAX_PATH_CHARACTERS: Final = 260
