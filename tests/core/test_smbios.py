@@ -102,6 +102,14 @@ def test_a_formatted_part_that_ends_with_its_field_is_long_enough():
     assert SmbiosIds(UUID_MIXED, "B1") == parse_smbios(table, version=V3)
 
 
+@pytest.mark.parametrize("size,expected", [(3, None), (4, None), (5, None), (6, None), (7, None), (8, "B1")])
+def test_a_board_whose_formatted_part_is_too_short_has_no_serial(size, expected):
+    """The field is looked up only where it is."""
+    table = structure(2, bytes([0, 0, 0, 1])[: size - 4], b"B1") if size >= 4 else bytes([2, 3, 0, 0]) + b"B1\0\0"
+
+    assert expected == parse_smbios(table, version=V3).board_serial
+
+
 @pytest.mark.parametrize("number,expected", [(0, None), (1, "ONE"), (2, "TWO"), (3, None), (255, None)])
 def test_strings_are_counted_from_one(number, expected):
     """Zero stands for no string, and a number without a string for nothing."""
