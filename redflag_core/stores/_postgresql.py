@@ -209,45 +209,16 @@ class AsyncNonces:
         await self._database.create(self.ddl)
 
     async def claim(self, key_id: str, nonce: str, created: int) -> bool:
-        """
-        See `redflag_core.ports.NonceStore.claim`.
-
-        Raises:
-            MalformedError: See `redflag_core.freshness.check_claim`.
-            StoreError: Whether it was claimed is not known.
-        """
+        """See `redflag_core.stores.sqlite.SqliteNonceStore.claim`."""
         check_claim(key_id, nonce, created)
         return await self._database.row(self._statements.claim, key_id, nonce, created) is not None
 
     async def forget(self, horizon: int) -> int:
-        """
-        Refuse everything created at or before *horizon* from now on, and then delete it.
-
-        Args:
-            horizon: Unix seconds. One before the present horizon changes nothing.
-
-        Returns:
-            How many nonces were deleted.
-
-        Raises:
-            StoreError: It was not finished. Call it again.
-        """
+        """See `redflag_core.stores.sqlite.SqliteNonceStore.forget`."""
         return await self._forget_by(horizon_of_forgetting(horizon))
 
     async def purge(self, now: datetime) -> int:
-        """
-        Forget what no message can use any more. Call it every few minutes, in any one process.
-
-        Args:
-            now: Current time, aware UTC. A horizon that a wrong clock set too far ahead is taken back, see
-                `redflag_core.freshness.next_horizon`.
-
-        Returns:
-            How many nonces were deleted.
-
-        Raises:
-            StoreError: It was not finished. Call it again.
-        """
+        """See `redflag_core.stores.sqlite.SqliteNonceStore.purge`."""
         return await self._forget_by(horizon_of_purging(now))
 
     async def _forget_by(self, move: tuple[int, int, int]) -> int:
@@ -273,30 +244,13 @@ class AsyncRateLimits:
         await self._database.create(self.ddl)
 
     async def take(self, key: str, policy: RateLimitPolicy, now: datetime) -> Decision:
-        """
-        See `redflag_core.ports.RateLimitStore.take`.
-
-        Raises:
-            MalformedError: See `redflag_core.rate_limit.check_key`.
-            StoreError: Whether it was charged is not known.
-        """
+        """See `redflag_core.stores.sqlite.SqliteRateLimitStore.take`."""
         check_key(key)
         parameters = take_parameters(key, policy, moment_of(now, database_time=self._database_time))
         return taken(await self._database.row(self._statements.take, *parameters), policy)
 
     async def purge(self, now: datetime) -> int:
-        """
-        Forget keys that have their full burst again. Call it every few minutes, in any one process.
-
-        Args:
-            now: Current time, aware UTC.
-
-        Returns:
-            How many keys were forgotten.
-
-        Raises:
-            StoreError: It was not finished. Call it again.
-        """
+        """See `redflag_core.stores.sqlite.SqliteRateLimitStore.purge`."""
         moment = moment_of(now, database_time=self._database_time)
         return await _delete(self._database, self._statements.purge, moment)
 

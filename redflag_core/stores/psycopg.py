@@ -88,45 +88,16 @@ class PsycopgNonceStore:
         self._database.create(self.ddl)
 
     def claim(self, key_id: str, nonce: str, created: int) -> bool:
-        """
-        See `redflag_core.ports.NonceStore.claim`.
-
-        Raises:
-            MalformedError: See `redflag_core.freshness.check_claim`.
-            StoreError: Whether it was claimed is not known.
-        """
+        """See `redflag_core.stores.sqlite.SqliteNonceStore.claim`."""
         check_claim(key_id, nonce, created)
         return self._database.row(self._statements.claim, key_id, nonce, created) is not None
 
     def forget(self, horizon: int) -> int:
-        """
-        Refuse everything created at or before *horizon* from now on, and then delete it.
-
-        Args:
-            horizon: Unix seconds. One before the present horizon changes nothing.
-
-        Returns:
-            How many nonces were deleted.
-
-        Raises:
-            StoreError: It was not finished. Call it again.
-        """
+        """See `redflag_core.stores.sqlite.SqliteNonceStore.forget`."""
         return self._forget_by(horizon_of_forgetting(horizon))
 
     def purge(self, now: datetime) -> int:
-        """
-        Forget what no message can use any more. Call it every few minutes, in any one process.
-
-        Args:
-            now: Current time, aware UTC. A horizon that a wrong clock set too far ahead is taken back, see
-                `redflag_core.freshness.next_horizon`.
-
-        Returns:
-            How many nonces were deleted.
-
-        Raises:
-            StoreError: It was not finished. Call it again.
-        """
+        """See `redflag_core.stores.sqlite.SqliteNonceStore.purge`."""
         return self._forget_by(horizon_of_purging(now))
 
     def _forget_by(self, move: tuple[int, int, int]) -> int:
@@ -172,30 +143,13 @@ class PsycopgRateLimitStore:
         self._database.create(self.ddl)
 
     def take(self, key: str, policy: RateLimitPolicy, now: datetime) -> Decision:
-        """
-        See `redflag_core.ports.RateLimitStore.take`.
-
-        Raises:
-            MalformedError: See `redflag_core.rate_limit.check_key`.
-            StoreError: Whether it was charged is not known.
-        """
+        """See `redflag_core.stores.sqlite.SqliteRateLimitStore.take`."""
         check_key(key)
         parameters = take_parameters(key, policy, moment_of(now, database_time=self._database_time))
         return taken(self._database.row(self._statements.take, *parameters), policy)
 
     def purge(self, now: datetime) -> int:
-        """
-        Forget keys that have their full burst again. Call it every few minutes, in any one process.
-
-        Args:
-            now: Current time, aware UTC.
-
-        Returns:
-            How many keys were forgotten.
-
-        Raises:
-            StoreError: It was not finished. Call it again.
-        """
+        """See `redflag_core.stores.sqlite.SqliteRateLimitStore.purge`."""
         return self._database.delete(self._statements.purge, moment_of(now, database_time=self._database_time))
 
 

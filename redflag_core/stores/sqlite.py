@@ -67,12 +67,13 @@ INSERT INTO {horizon} (single, horizon) VALUES (1, 0) ON CONFLICT DO NOTHING;
 """
 _CLAIM: Final = """\
 INSERT INTO {nonces} (key_id, nonce, created)
-SELECT ?1, ?2, ?3 WHERE ?3 > (SELECT horizon FROM {horizon})
+SELECT :key_id, :nonce, :created WHERE :created > (SELECT horizon FROM {horizon})
 ON CONFLICT DO NOTHING"""
-_MOVE: Final = "UPDATE {horizon} SET horizon = CASE WHEN horizon > ?1 THEN ?2 ELSE max(horizon, ?3) END"
+_MOVE: Final = """\
+UPDATE {horizon} SET horizon = CASE WHEN horizon > :far THEN :back ELSE max(horizon, :onwards) END"""
 _FORGET: Final = """\
 DELETE FROM {nonces} WHERE (created, key_id, nonce) IN (
-    SELECT created, key_id, nonce FROM {nonces} WHERE created <= (SELECT horizon FROM {horizon}) LIMIT ?1
+    SELECT created, key_id, nonce FROM {nonces} WHERE created <= (SELECT horizon FROM {horizon}) LIMIT :batch
 )"""
 
 _LIMIT_DDL: Final = """\
@@ -81,11 +82,12 @@ CREATE TABLE IF NOT EXISTS {limits} (
     arrival REAL NOT NULL
 ) WITHOUT ROWID;
 """
-_READ: Final = "SELECT arrival FROM {limits} WHERE key = ?1"
+_READ: Final = "SELECT arrival FROM {limits} WHERE key = :key"
 _WRITE: Final = """\
-INSERT INTO {limits} (key, arrival) VALUES (?1, ?2)
+INSERT INTO {limits} (key, arrival) VALUES (:key, :arrival)
 ON CONFLICT (key) DO UPDATE SET arrival = excluded.arrival"""
-_PURGE: Final = "DELETE FROM {limits} WHERE key IN (SELECT key FROM {limits} WHERE arrival <= ?2 LIMIT ?1)"
+_PURGE: Final = """\
+DELETE FROM {limits} WHERE key IN (SELECT key FROM {limits} WHERE arrival <= :before LIMIT :batch)"""
 
 
 @attrs.define
@@ -119,15 +121,15 @@ class _Database:
                 if held.connection.in_transaction:
                     held.connection.rollback()
 
-    def change(self, statement: str, *parameters: Any) -> int:
+    def change(self, statement: str, **parameters: Any) -> int:
         """Run one statement, which is a transaction by itself, and tell how many rows it changed."""
         return self.run(lambda connection: connection.execute(statement, parameters).rowcount)
 
-    def delete(self, statement: str, *parameters: Any) -> int:
+    def delete(self, statement: str, **parameters: Any) -> int:
         """Repeat a statement that deletes one batch, until nothing is left. Others have their turn in between."""
-        total = deleted = self.change(statement, DELETE_BATCH, *parameters)
+        total = deleted = self.change(statement, batch=DELETE_BATCH, **parameters)
         while deleted == DELETE_BATCH:
-            deleted = self.change(statement, DELETE_BATCH, *parameters)
+            deleted = self.change(statement, batch=DELETE_BATCH, **parameters)
             total += deleted
         return total
 
@@ -140,7 +142,7 @@ class _Database:
             held.connection = None
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, TIMEOUT, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
             with suppress(sqlite3.OperationalError):  # another process is at it, or the place cannot have one
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -186,7 +188,7 @@ class SqliteNonceStore:
             StoreError: Whether it was claimed is not known.
         """
         check_claim(key_id, nonce, created)
-        return self._database.change(self._claim, key_id, nonce, created) == 1
+        return self._database.change(self._claim, key_id=key_id, nonce=nonce, created=created) == 1
 
     def claim_all(self, claims: Sequence[tuple[str, str, int]]) -> list[bool]:
         """
@@ -223,7 +225,7 @@ class SqliteNonceStore:
 
     def purge(self, now: datetime) -> int:
         """
-        Forget what no message can use any more. Call it every few minutes.
+        Forget what no message can use any more. Call it every few minutes, in any one process.
 
         Args:
             now: Current time, aware UTC. A horizon that a wrong clock set too far ahead is taken back, see
@@ -243,12 +245,14 @@ class SqliteNonceStore:
 
     def _claim_all(self, connection: sqlite3.Connection, claims: Sequence[tuple[str, str, int]]) -> list[bool]:
         connection.execute("BEGIN IMMEDIATE")
-        answers = [connection.execute(self._claim, claim).rowcount == 1 for claim in claims]
+        parameters = ({"key_id": key_id, "nonce": nonce, "created": created} for key_id, nonce, created in claims)
+        answers = [connection.execute(self._claim, each).rowcount == 1 for each in parameters]
         connection.execute("COMMIT")
         return answers
 
     def _forget_by(self, move: tuple[int, int, int]) -> int:
-        self._database.change(self._move, *move)
+        far, back, onwards = move
+        self._database.change(self._move, far=far, back=back, onwards=onwards)
         return self._database.delete(self._forget)
 
 
@@ -291,7 +295,7 @@ class SqliteRateLimitStore:
 
     def purge(self, now: datetime) -> int:
         """
-        Forget keys that have their full burst again. Call it every few minutes.
+        Forget keys that have their full burst again. Call it every few minutes, in any one process.
 
         Args:
             now: Current time, aware UTC.
@@ -302,7 +306,7 @@ class SqliteRateLimitStore:
         Raises:
             StoreError: It was not finished. Call it again.
         """
-        return self._database.delete(self._purge, unix(now) - CLOCK_STEP)
+        return self._database.delete(self._purge, before=unix(now) - CLOCK_STEP)
 
     def close(self) -> None:
         """Close the connection of this process. The next call opens another."""
@@ -310,10 +314,10 @@ class SqliteRateLimitStore:
 
     def _take(self, connection: sqlite3.Connection, key: str, policy: RateLimitPolicy, now: float) -> Decision:
         connection.execute("BEGIN IMMEDIATE")  # before the read: two that both read first would both pass
-        row = connection.execute(self._read, (key,)).fetchone()
+        row = connection.execute(self._read, {"key": key}).fetchone()
         arrival, decision = step(row[0] if row else None, now, policy)
         if row is None or arrival != row[0]:
-            connection.execute(self._write, (key, arrival))
+            connection.execute(self._write, {"key": key, "arrival": arrival})
         connection.execute("COMMIT")
         return decision
 
