@@ -414,7 +414,7 @@ def whens(draw):
         "cves": draw(_distinct(st.from_regex(r"CVE-[0-9]{4}-[0-9]{4,6}", fullmatch=True))),
         "severity_at_least": draw(st.none() | st.sampled_from(Severity)),
         "severities": draw(_distinct(st.sampled_from(Severity))),
-        "names": draw(_distinct(st.text("abl*-", min_size=1, max_size=8))),
+        "names": draw(_distinct(st.text("abx*-", min_size=1, max_size=8))),
         "managers": draw(_distinct(st.sampled_from(["apt", "dnf", "winget"]))),
         "scanners": draw(_distinct(st.sampled_from(["apt", "docker_image"]))),
         "tags": draw(_distinct(st.sampled_from(["web", "db", "büro"]))),
