@@ -13,6 +13,7 @@ from typing import Any, Final
 import attrs
 
 from redflag_core import codec
+from redflag_core.approvals import approval_leaf, new_approval, prove_approval, sign_approval
 from redflag_core.commands import (
     CancelParams,
     HeartbeatParams,
@@ -259,6 +260,47 @@ def _command(kind: str, params: bytes, seq: int, entropy: SeededEntropy) -> Any:
     }
 
 
+def approvals() -> Any:
+    """An operator's approval of three commands, and each command with its proof, as signed for delivery."""
+    operator, ordered = key(23), [ScanParams("apt"), ScanParams(None), HeartbeatParams(60)]
+    kinds = ["scan.run", "scan.run", "agent.heartbeat"]
+    texts = [dump_params(params) for params in ordered]
+    binding = key(6).verify_key.fingerprint[:32]
+    leaves = [approval_leaf(AGENT, binding, kind, text) for kind, text in zip(kinds, texts, strict=True)]
+    approval = new_approval(
+        leaves, approval_id=COMMAND, root_fp="ef" * 32, organization=ORGANIZATION, now=START, max_starts=2
+    )
+    wire = sign_approval(approval, operator)
+    entropy, who = (
+        SeededEntropy(8),
+        Recipient(server=SERVER, agent_id=AGENT, machine_binding=binding, key_fp=key(7).key_id, epoch=2),
+    )
+    return {
+        "seed": operator.seed.hex(),
+        "command_seed": key(21).seed.hex(),
+        "approval": codec.unstructure(approval),
+        "wire": wire.decode(),
+        "leaves": [leaf.data.decode() for leaf in leaves],
+        "commands": [
+            sign_command(
+                Orderable(
+                    cmd_id=COMMAND,
+                    type=kind,
+                    params=text,
+                    start_by=NOW + 3600,
+                    approval=prove_approval(wire, leaves, index),
+                ),
+                who,
+                Order(2, NOW, index + 1),
+                key(21),
+                now=START,
+                entropy=entropy,
+            ).decode()
+            for index, (kind, text) in enumerate(zip(kinds, texts, strict=True))
+        ],
+    }
+
+
 def statements() -> list[Any]:
     """What an executor states, each kind of it."""
     known = {"cmd_id": COMMAND, "digest": "ab" * 32, "body": "cd" * 32}
@@ -345,6 +387,7 @@ def files() -> dict[str, str]:
         "machines": machines(),
         "commands": commands(),
         "statements": statements(),
+        "approvals": approvals(),
         "transactions": transactions(),
         "merkle": trees.merkle(),
         "audit": trees.audit(),
