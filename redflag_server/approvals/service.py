@@ -12,6 +12,7 @@ from uuid import UUID
 
 import attrs
 from sqlalchemy import func, or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
@@ -88,7 +89,8 @@ async def store_approval(runtime: Runtime, visible: Scope, answer: ApprovalAnswe
         row = known or _row(visible.caller.actor, answer, approval, now)
         if known is None:
             row.organization_id, row.key_id = organization_id, key_id
-            await _store(session, row, answer.leaves)
+            known = await _store_once(session, row, answer.leaves)
+            row = known or row
         names = await names_of_keys(session, [row.key_id])
         return StoredApproval(summary(row, names, {row.key_id}, now), known is None)
 
@@ -156,6 +158,21 @@ def _row(actor: str, answer: ApprovalAnswer, approval: Approval, now: datetime) 
         stored_at=now,
         stored_by=actor[:128],
     )
+
+
+async def _store_once(
+    session: AsyncSession, row: tables.Approval, leaves: Sequence[ApprovalLeaf]
+) -> tables.Approval | None:
+    """Store an approval; the one that is there, when another transaction was a moment earlier."""
+    try:
+        async with session.begin_nested():
+            await _store(session, row, leaves)
+    except IntegrityError:
+        known = await _stored(session, row.signed_id)
+        if known is None:
+            raise
+        return known
+    return None
 
 
 async def _store(session: AsyncSession, row: tables.Approval, leaves: Sequence[ApprovalLeaf]) -> None:

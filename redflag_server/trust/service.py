@@ -88,8 +88,10 @@ async def issue(
             "the root key is not on this server, and only it can sign a new trust bundle: put keys/root.key back "
             "for this command. A later release will sign a bundle where the root key is kept"
         )
-    held = read_bundle(await current_bundle(session))
-    bundle = new_bundle(held.server, keys, version=held.version + 1, epoch=held.epoch, now=now)
+    held, gen = read_bundle(await current_bundle(session)), (await session.scalars(select(ServerState.gen))).one()
+    # A server that was restored does not know which versions it issued since: its generation is above all of them.
+    version = max(held.version + 1, gen)
+    bundle = new_bundle(held.server, keys, version=version, epoch=held.epoch, now=now)
     await _store(session, "bundle", bundle.version, sign_bundle(bundle, root), now)
     return bundle
 

@@ -30,7 +30,7 @@ from redflag_server.events.tables import Event
 from redflag_server.plans.listing import NEEDS_APPROVAL
 from redflag_server.trust.operator_keys import MAX_OPERATOR_KEYS, add_operator_key, revoke_operator_key
 from redflag_server.trust.service import current_bundle, read_bundle
-from redflag_server.trust.tables import OperatorKey, TrustDocument
+from redflag_server.trust.tables import OperatorKey, ServerState, TrustDocument
 from tests.helpers.approvals import ALICE, BERT, let_approve, public, signed
 from tests.helpers.operators import API, api_key, first_place, new_place
 from tests.helpers.patching import DEPENDENCY, REMOVAL, Ward, new_ward
@@ -549,6 +549,19 @@ async def test_a_renewed_bundle_keeps_the_keys_of_operators(server: Server):
         assert await renew(session, server.runtime.keys.root, now=server.clock.now())
 
     assert before.keys == (await bundle_of(server)).keys
+
+
+async def test_after_a_restore_the_next_bundle_is_above_all_that_were_issued(server: Server):
+    """Agents hold a later one than the server remembers: what is issued now must not look like a step back."""
+    gen = int(server.clock.now().timestamp())
+    async with server.runtime.database.write() as session:
+        await session.execute(update(ServerState).values(gen=gen))  # as `redflag server restore` does
+
+    await let_approve(server)
+    first = (await bundle_of(server)).version
+    await revoke_operator_key(server.runtime, "alice", "left", "cli:test")
+
+    assert (gen, gen + 1) == (first, (await bundle_of(server)).version)
 
 
 async def test_a_key_that_was_revoked_never_comes_back(server: Server):
