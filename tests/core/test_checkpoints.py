@@ -344,6 +344,7 @@ def test_any_evidence_raises_one_family_only(text, index, proof):
 
 def test_the_longest_proofs_fit():
     """Of a tree as large as one can be."""
+    assert (54, 86_400) == (MAX_PROOF, MAX_CHECKPOINT_AGE)
     assert MAX_PROOF >= len(inclusion_ranges(0, MAX_SIZE))
     assert MAX_PROOF >= max(len(consistency_ranges(MAX_SIZE - back, MAX_SIZE)) for back in range(200))
     with pytest.raises(ValueError, match="proof"):

@@ -337,6 +337,8 @@ def test_a_hash_of_a_proof_has_32_bytes():
 
     assert refuses_inclusion(MANY[0], 0, 4, (left + right[:1], right[1:]), tree.root())
     assert refuses_inclusion(MANY[0], 0, 4, (left, right + b"\x00"), tree.root())
+    with pytest.raises(ProofError, match="a hash has 32 bytes"):
+        verify_inclusion(MANY[0], index=0, size=4, proof=(left[:31], right), root=tree.root())
     assert refuses_consistency(3, tree.root(3), 4, tree.root(), (b"",) * 3)
 
 

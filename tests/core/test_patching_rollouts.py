@@ -101,7 +101,7 @@ def test_the_bounds_are_those_that_were_chosen():
     assert (20, 100_000, 64, 7_776_000) == (MAX_RINGS, MAX_RING_AGENTS, MAX_RING_NAME, MAX_DELAY)
     assert MAX_DELAY == Gate(install_within=MAX_DELAY).install_within
     assert (0, 0) == (Gate(install_within=0).install_within, Gate(max_failed=0).max_failed)
-    assert MAX_RING_AGENTS == Gate(min_answers=MAX_RING_AGENTS).min_answers
+    assert (1, MAX_RING_AGENTS) == (Gate(min_answers=1).min_answers, Gate(min_answers=MAX_RING_AGENTS).min_answers)
     with pytest.raises(ValueError, match="min_answers"):
         Gate(min_answers=MAX_RING_AGENTS + 1)
 
