@@ -203,6 +203,23 @@ def test_an_encoding_that_is_none_is_refused(encoded):
             parse_purl(text)
 
 
+@pytest.mark.parametrize(
+    "qualifiers",
+    ["", "arch", "=amd64", "arch=a&arch=b", "arch=a&Arch=a", "arch=a&", "&arch=a", "arch=a&&k=b", "1a=b"],
+)
+def test_qualifiers_that_are_none_are_refused(qualifiers):
+    """Each is key=value, and there once, in whatever case."""
+    with pytest.raises(MalformedError):
+        parse_purl(f"pkg:x/y?{qualifiers}")
+
+
+@pytest.mark.parametrize("text", ["pkg:x/y@", "pkg:x/y@1@2", "pkg:x/y@1/2", "pkg:x/y#a#b", "pkg:x/y?a=b?c=d"])
+def test_a_separator_where_it_must_be_encoded_is_refused(text):
+    """What it would separate must not be guessed."""
+    with pytest.raises(MalformedError):
+        parse_purl(text)
+
+
 # Parts
 
 
@@ -526,6 +543,16 @@ def test_what_is_no_reference_to_an_image_is_refused(reference):
     """Among them what Docker itself refuses."""
     with pytest.raises(MalformedError):
         image_purl(reference)
+
+
+def test_a_reference_is_read_up_to_its_bound():
+    """1,000 characters, which no registry takes."""
+    longest = "/".join(["a" * 249] * 3 + ["a" * 250])
+
+    assert 1000 == len(longest)
+    assert "a" * 250 == image_purl(longest).name
+    with pytest.raises(MalformedError):
+        image_purl("a" + longest)
 
 
 def test_the_longest_tag_is_read():
