@@ -264,8 +264,8 @@ def verify_history(
     they are what was signed, to the last one. Entries after the largest head are only known to hold together, and
     nothing speaks for the last of them.
 
-    The entry named is the first one that differs from what was recorded, if one thing was changed. Who changes many
-    entries so that they hold together again is noticed where they stop to, or by a head.
+    The entry named is the first one that differs from what was recorded, if one thing was changed. Who changes
+    many entries so that they hold together again is noticed where they stop to, or by a head.
 
     Args:
         entries: Untrusted, in order. Reading them may raise `VerificationError` (see `parse_entries`).
