@@ -9,12 +9,17 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import attrs
+import httpx
 
-from redflag_core.encoding import b64decode
-from redflag_core.keys import VerifyKey
+from redflag_core.approval_files import dump_answer, parse_request
+from redflag_core.approvals import new_approval, sign_approval
+from redflag_core.encoding import b64decode, b64encode
+from redflag_core.keys import SigningKey, VerifyKey
 from redflag_core.statements import CommandAccepted, CommandResult, Outcome, open_statement
+from redflag_core.system import SystemClock, SystemEntropy
 from tests.beds.apt import V1, V2, AptBed, needs_apt
 from tests.e2e.test_first_patch import Operator, installed, machine, operator
 from tests.helpers.documents import blocks, read
@@ -149,3 +154,39 @@ def test_the_how_to_removes_a_package(operator: Operator, tmp_path: Path, apt_be
         assert "installed" == operator.package("rf-keptback")["state"]
         assert Outcome.COMPLETED is check_statements(operator, command).outcome
         assert "alice may not approve" in typist.type(revoke)
+
+
+def approve_with(key: SigningKey, operator: Operator, plan: dict[str, Any]) -> None:
+    """Export a plan, sign it, and bring the answer."""
+    exported = httpx.get(
+        f"{operator.url}/api/v1/approvals/request",
+        params={"plan_id": plan["id"]},
+        headers={"authorization": f"Bearer {operator._key}"},
+    )
+    request = parse_request(exported.content)
+    approval = new_approval(
+        request.leaves,
+        approval_id=str(UUID(bytes=SystemEntropy().token(16), version=4)),
+        root_fp=request.root_fp,
+        organization=request.organization,
+        now=SystemClock().now(),
+    )
+    operator.post("approvals", **json.loads(dump_answer(sign_approval(approval, key), request)))
+
+
+def test_a_key_that_is_added_while_an_agent_runs_is_believed(operator: Operator, tmp_path: Path, apt_bed: AptBed):
+    """The machine learns the key before it judges the order, and without a restart of anything."""
+    key = SigningKey.from_seed(SystemEntropy().token(32))
+    with machine(operator, tmp_path / "agent", apt_bed):
+        plan = operator.plan("rf-keptback")
+        operator.post(f"plans/{plan['id']}/confirm", reason="the victim may go")
+        public = b64encode(key.verify_key.public_key)
+        arguments = ("--name", "alice", "--organization", "Default", "--data", str(operator.data))
+        redflag("server", "operator-key", "add", public, *arguments)
+        approve_with(key, operator, plan)
+
+        command = operator.ended(operator.install(plan))
+
+        assert ("completed", None) == (command["command"]["state"], command["command"]["code"])
+        assert "installed" not in installed(apt_bed, "rf-victim").split()
+        assert Outcome.COMPLETED is check_statements(operator, command).outcome
