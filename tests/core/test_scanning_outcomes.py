@@ -28,7 +28,7 @@ from redflag_core.scanning import (
     fold_report,
     seconds_until_due,
 )
-from redflag_core.scanning.states import RUNNING
+from redflag_core.scanning.states import RUNNING, is_damaged
 from redflag_core.testing import FrozenClock
 
 POLICY = ScannerPolicy(interval=600, timeout=60, failure_threshold=3, reset_timeout=3600)
@@ -157,6 +157,35 @@ def test_a_machine_without_packages_is_another_thing():
 
     assert {BASH.key: PackageState.NOT_APPLICABLE} == fold_report(known, ok())
     assert {BASH.key: PackageState.UNKNOWN} == fold_report(known, failed())
+
+
+@pytest.mark.parametrize(
+    "state,reason,expected",
+    [
+        (PackageState.CURRENT, "half configured", True),
+        (PackageState.CURRENT, None, False),
+        (PackageState.HELD, "apt-mark hold", False),
+        (PackageState.AVAILABLE, None, False),
+    ],
+)
+def test_only_a_package_that_is_up_to_date_and_has_a_reason_is_damaged(state, reason, expected):
+    """Every other state has reasons of its own."""
+    assert expected is is_damaged(state, reason)
+
+
+@pytest.mark.parametrize(
+    "previous,reason,expected",
+    [
+        (PackageState.FAILED, "half configured", PackageState.FAILED),
+        (PackageState.FAILED, None, PackageState.CURRENT),
+        (PackageState.APPROVED, "half configured", PackageState.CURRENT),
+    ],
+)
+def test_an_installation_that_failed_half_way_is_not_over_because_its_version_is_there(previous, reason, expected):
+    """The report's reason says that the manager has not finished with it."""
+    report = ok(attrs.evolve(BASH, reason=reason))
+
+    assert {BASH.key: expected} == fold_report({BASH.key: previous}, report)
 
 
 keys = st.sampled_from([PackageKey(name, "all") for name in "abc"])
