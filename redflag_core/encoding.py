@@ -120,8 +120,7 @@ def dump_json(value: Any) -> bytes:
     The verifying side never relies on this form: it checks bytes as sent. It makes digests of our own
     records repeatable.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
-    return text.encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def parse_json(data: bytes, *, max_bytes: int) -> JsonValue:
@@ -143,18 +142,14 @@ def parse_json(data: bytes, *, max_bytes: int) -> JsonValue:
     """
     if len(data) > max_bytes:
         raise TooLargeError(f"the document is larger than {max_bytes} bytes")
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_ITEMS:
+    opened = data.count(b"[") + data.count(b"{")
+    if data.count(b",") + opened > MAX_ITEMS:
         raise MalformedError(f"the document has more than {MAX_ITEMS} items")
-    _refuse_deep(data)
+    if opened > MAX_DEPTH:  # fewer cannot be nested deeper
+        _refuse_deep(data)
     try:
         text = data.decode("utf-8")
-        value: JsonValue = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_exact,
-        )
+        value: JsonValue = _DECODER.decode(text)
     except MalformedError:
         raise
     except (ValueError, RecursionError):
@@ -199,6 +194,13 @@ def _exact(text: str) -> int:
     if len(text) > len(str(-MAX_INTEGER)) or abs(value := int(text)) > MAX_INTEGER:
         raise MalformedError("an integer is too large")
     return value
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_exact
+)
+"""One of each for all: making one costs more than most documents. The standard library shares its own as well."""
 
 
 def _refuse_unstorable(value: JsonValue) -> None:

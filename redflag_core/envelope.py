@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from redflag_core import codec
-from redflag_core.encoding import b64decode, b64encode
+from redflag_core.encoding import b64decode, b64encode, dump_json
 from redflag_core.errors import MalformedError, UnknownKeyError
 from redflag_core.keys import SigningKey, VerifyKey
 
@@ -77,14 +77,19 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def sign_envelope(payload_type: str, payload: bytes, *keys: SigningKey) -> bytes:
     """
-    Sign *payload* as *payload_type* with each of *keys* (at least one).
+    Sign *payload* as *payload_type* with each of *keys* (1 to `MAX_SIGNATURES`).
 
     Returns:
         The envelope as it goes on the wire.
+
+    Raises:
+        ValueError: No key, or too many: a bug of the caller.
     """
+    if not 1 <= len(keys) <= MAX_SIGNATURES:
+        raise ValueError(f"an envelope has 1 to {MAX_SIGNATURES} signatures")
     signing_input = pae(payload_type, payload)
-    signatures = tuple(_WireSignature(key.key_id, b64encode(key.sign(signing_input))) for key in keys)
-    return codec.dump(_WireEnvelope(b64encode(payload), payload_type, signatures))
+    signatures = [{"keyid": key.key_id, "sig": b64encode(key.sign(signing_input))} for key in keys]
+    return dump_json({"payload": b64encode(payload), "payloadType": payload_type, "signatures": signatures})
 
 
 def parse_envelope(wire: bytes, *, max_bytes: int = MAX_ENVELOPE_BYTES) -> Envelope:

@@ -94,6 +94,15 @@ def test_an_envelope_without_a_key_cannot_be_made():
         sign_envelope(TYPE, PAYLOAD)
 
 
+def test_an_envelope_has_at_most_sixteen_signatures():
+    """More than any threshold needs is refused where it is made, as it is where it is read."""
+    keys = [SigningKey.from_seed(bytes([number]) * 32) for number in range(17)]
+
+    assert sign_envelope("type", b"", *keys[:16])
+    with pytest.raises(ValueError, match="1 to 16"):
+        sign_envelope("type", b"", *keys)
+
+
 # Tampering
 
 
