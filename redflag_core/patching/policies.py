@@ -22,6 +22,7 @@ from redflag_core._fields import UUID, each_once, line
 from redflag_core.patching.states import ADVICE, DECISIONS, UNDECIDED, Decision, Move, Sighting, can
 from redflag_core.patching.zones import aware
 from redflag_core.scanning import Package, PackageState, Severity
+from redflag_core.scanning.model import CVE
 from redflag_core.scanning.states import RUNNING
 
 POLICY_VERSION: Final = 1
@@ -45,7 +46,6 @@ MAX_DEFER_DAYS: Final = 365
 MAX_POLICY_BYTES: Final = 1024 * 1024
 """Largest stored form: every condition of every rule full of the longest texts takes less."""
 
-_CVE: Final = r"CVE-\d{4}-\d{4,19}"
 _PLAIN_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _ANY: Final = "*"
 
@@ -108,7 +108,7 @@ class When:
     """
 
     everything: bool = False
-    cves: tuple[str, ...] = _items(validators.matches_re(_CVE))
+    cves: tuple[str, ...] = _items(validators.matches_re(CVE))
     severity_at_least: Severity | None = None
     severities: tuple[Severity, ...] = _items(validators.instance_of(Severity))
     names: tuple[str, ...] = _items(line(MAX_PATTERN))

@@ -4,14 +4,14 @@ import importlib.util
 import re
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.documents import ROOT, blocks, read
+from tests.helpers.documents import blocks, read
+from tests.helpers.plain_install import plain_environment
 from tests.helpers.processes import child, free_port
 
 _KEY = r"[0-9a-f]{32}"
@@ -81,7 +81,9 @@ def run_page(page: str, python: Path, directory: Path) -> list[str]:
 
 def run(python: Path, script: str, directory: Path) -> str:
     """What a script prints."""
-    done = subprocess.run([python, script], cwd=directory, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [python, script], cwd=directory, capture_output=True, text=True, timeout=120, check=False
+    )
     assert 0 == done.returncode, done.stderr
     return done.stdout
 
@@ -107,11 +109,7 @@ def test_the_how_to_works_as_it_stands(page: str, tmp_path: Path):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_how_to_works_with_the_plain_library_in_a_clean_environment(page: str, tmp_path: Path):
     """What `pip install redflag-rmm` brings, and what the page names: nothing of the server or the agent."""
-    environment = tmp_path / "venv"
-    venv.create(environment, with_pip=True)
-    python = environment / "bin/python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
-    subprocess.run([*pip, ROOT, *NEEDS[page]], check=True, timeout=600)
+    python = plain_environment(tmp_path, *NEEDS[page])
     files = tmp_path / "files"
     files.mkdir()
 
