@@ -1,4 +1,4 @@
-"""Virtual environments with our distribution as others get it: built from a copy, nothing of this checkout in it."""
+"""Virtual environments with our distribution as others get it: built from a copy, without this checkout."""
 
 import shutil
 import subprocess
