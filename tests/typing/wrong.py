@@ -21,7 +21,7 @@ VerifyKey("text")  # wrong
 sign_envelope("type", "text", key)  # wrong
 sign_envelope("type", b"", key.verify_key)  # wrong
 verify_envelope(b"", "type", [key.verify_key])  # wrong
-verify_envelope(b"", "type", {}, treshold=2)  # wrong
+verify_envelope(b"", "type", {}, count=2)  # wrong
 verify_webhook({}, b"", [key], now=datetime.now(UTC))  # wrong
 verify_webhook({}, b"", [key.verify_key])  # wrong
 RequestVerifier(keys={}, authorities=("x",), clock=SystemClock())  # wrong
