@@ -17,7 +17,7 @@ from redflag_core.approvals import ApprovalLeaf, approval_leaf
 from redflag_core.commands import MAX_APPROVAL, MAX_PARAMS, CommandType, UpgradeParams, parse_params
 from redflag_core.encoding import b64decode, b64encode
 from redflag_core.errors import CommandRefusedError, MalformedError
-from redflag_core.patching.plan import ApprovalReason, Transaction, beyond_routine
+from redflag_core.patching.plan import NEVER_APPROVED, Transaction, beyond_routine
 
 MAX_APPROVAL_ITEMS: Final = 500
 """Commands of one file: more than people look through, and few enough to prove each anew at every delivery."""
@@ -195,6 +195,6 @@ def check_transaction(item: ApprovalItem) -> Transaction:
         raise MalformedError("the changes in the file are not those that would be signed: do not trust this file")
     if set(found.requested) != {target.key for target in params.packages}:
         raise MalformedError("what the order asks for is not what the changes are for: do not trust this file")
-    if ApprovalReason.UNAUTHENTICATED in beyond_routine(found):
-        raise MalformedError("no approval stands in for the signature of a repository: the machine would refuse")
+    if NEVER_APPROVED & beyond_routine(found):
+        raise MalformedError("no approval allows this: its repository is not signed, or its owner holds a package")
     return found

@@ -10,10 +10,11 @@ from redflag_core import codec
 from redflag_core.approval_files import ApprovalItem, ApprovalRequest, dump_request
 from redflag_core.commands import CommandType, dump_params
 from redflag_core.encoding import b64encode
-from redflag_core.patching import ApprovalReason, PlanState, Transaction
+from redflag_core.patching import PlanState, Transaction
 from redflag_server.agents.tables import Agent
 from redflag_server.db.scope import Scope
 from redflag_server.organizations.tables import Organization
+from redflag_server.plans.approving import NEVER, is_never_approved
 from redflag_server.plans.follow import upgrade_params
 from redflag_server.plans.tables import Plan
 from redflag_server.problems import ConflictError, InvalidRequestError, NotFoundError
@@ -71,11 +72,8 @@ def _item(plan: Plan, agent: Agent) -> ApprovalItem:
         raise ConflictError(f"the plan for {agent.hostname} is {plan.state}: only one that waits can be approved")
     if not plan.beyond_routine:
         raise ConflictError(f"the plan for {agent.hostname} is a routine one: it needs no operator's approval")
-    if ApprovalReason.UNAUTHENTICATED in plan.beyond_routine:
-        raise ConflictError(
-            f"the plan for {agent.hostname} takes packages from a repository whose signature is not checked: no "
-            "approval stands in for that"
-        )
+    if is_never_approved(plan.beyond_routine):
+        raise ConflictError(f"the plan for {agent.hostname}: {NEVER}")
     return ApprovalItem(
         agent_id=str(agent.id),
         hostname=agent.hostname,

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.commands import CommandType
 from redflag_core.encoding import b64encode
-from redflag_core.patching import ApprovalReason, ChangeKind, PlanState
+from redflag_core.patching import ChangeKind, PlanState
 from redflag_core.patching.plan_states import ALLOWED, OPEN
 from redflag_server.agents.tables import Agent
 from redflag_server.commands.tables import Command, CommandStatement
@@ -19,6 +19,7 @@ from redflag_server.dashboard.command_views import SeenCommand, see_statements, 
 from redflag_server.dashboard.words import CHANGE_KINDS
 from redflag_server.db.pages import PageOf
 from redflag_server.db.scope import Scope
+from redflag_server.plans.approving import is_never_approved
 from redflag_server.plans.listing import PlanFilter, get_plan, list_plans
 from redflag_server.plans.schema import PlanDetail, PlanItem, PlannedChange
 from redflag_server.plans.tables import Plan
@@ -82,7 +83,7 @@ class SeenPlan:
     @property
     def is_hopeless(self) -> bool:
         """Whether its machine would refuse it, whoever approves it."""
-        return self.is_waiting and ApprovalReason.UNAUTHENTICATED in self.detail.beyond_routine
+        return self.is_waiting and is_never_approved(self.detail.beyond_routine)
 
     @property
     def needs_approval(self) -> bool:

@@ -18,7 +18,7 @@ from redflag_server.agents.tables import Agent
 from redflag_server.db.pages import Page, PageOf, fetch_page
 from redflag_server.db.scope import Scope
 from redflag_server.packages.tables import Package
-from redflag_server.plans.approving import NEVER, approval_of_plan
+from redflag_server.plans.approving import NEVER, approval_of_plan, is_never_approved
 from redflag_server.plans.follow import targets_of
 from redflag_server.plans.schema import (
     PlanApproval,
@@ -157,7 +157,7 @@ def _facts(plan: Plan, hostname: str, *, is_approved: bool = False) -> dict[str,
 def _advice(plan: Plan, *, is_approved: bool) -> str | None:
     state = PlanState(plan.state)
     if plan.beyond_routine and state in _WAITING and not is_approved:
-        return NEVER if ApprovalReason.UNAUTHENTICATED in plan.beyond_routine else NEEDS_APPROVAL
+        return NEVER if is_never_approved(plan.beyond_routine) else NEEDS_APPROVAL
     return _ADVICE.get(state)
 
 

@@ -231,12 +231,13 @@ def test_only_what_can_be_shown_is_approved(kind, params):
         check_transaction(item(type=kind, params=b64encode(params)))
 
 
-def test_what_no_machine_carries_out_is_not_approved():
-    """No approval stands in for the signature of a repository."""
-    unsigned = attrs.evolve(TRANSACTION, changes=(attrs.evolve(UPGRADE, authenticated=False), REMOVAL))
+@pytest.mark.parametrize("standing", [{"authenticated": False}, {"held": True}], ids=str)
+def test_what_no_machine_carries_out_is_not_approved(standing):
+    """No approval stands in for the signature of a repository, or for the word of the owner."""
+    never = attrs.evolve(TRANSACTION, changes=(attrs.evolve(UPGRADE, **standing), REMOVAL))
 
-    with pytest.raises(MalformedError, match="signature of a repository"):
-        check_transaction(item(params=params_of(unsigned), transaction=unsigned))
+    with pytest.raises(MalformedError, match="no approval allows this"):
+        check_transaction(item(params=params_of(never), transaction=never))
 
 
 def test_a_leaf_names_machine_type_and_exact_parameters():

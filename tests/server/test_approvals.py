@@ -37,7 +37,6 @@ from tests.helpers.patching import DEPENDENCY, REMOVAL, Ward, new_ward
 from tests.helpers.server import Server, running
 
 UNKNOWN_ID = "01936f3e-8b5a-7c4d-9e2f-0a1b2c3d4eff"
-UNSIGNED = Change(name="lib-odd", arch="amd64", after="1.0", authenticated=False)
 
 
 @pytest.fixture
@@ -440,9 +439,10 @@ async def test_what_needs_no_approval_is_not_exported(ward: Ward):
     assert b"not all of these" in await export(ward, routine["id"], UNKNOWN_ID, status=404)
 
 
-async def test_what_no_approval_allows_is_not_exported(ward: Ward):
-    """A repository whose signature is not checked: the plan says so, and so does everything else."""
-    plan = await ward.plan("curl", extra=[UNSIGNED])
+@pytest.mark.parametrize("standing", [{"authenticated": False}, {"held": True}], ids=str)
+async def test_what_no_approval_allows_is_not_exported(ward: Ward, standing: dict[str, bool]):
+    """An unsigned repository, or a hold of the owner: the plan says so, and so does everything else."""
+    plan = await ward.plan("curl", extra=[attrs.evolve(DEPENDENCY, **standing)])
 
     assert "no approval stands in" in plan["advice"]
     assert b"no approval stands in" in await export(ward, plan["id"], status=409)

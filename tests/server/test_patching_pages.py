@@ -528,13 +528,21 @@ async def _statements_are_proof(ward, alice, page):
 BEYOND = [
     REMOVAL,
     Change(name="older", arch="amd64", before="2.0", after="1.0", downgrade=True),
-    Change(name="mine", arch="amd64", before="1.0", after="2.0", held=True, origin="ours"),
+    Change(name="mine", arch="amd64", before="1.0", after="2.0", origin="ours"),
 ]
 
 
-async def test_what_no_approval_allows_is_not_offered(ward, alice):
+@pytest.mark.parametrize(
+    "standing, why, badge",
+    [
+        ({"authenticated": False}, "signature is not checked", "signature not checked"),
+        ({"held": True}, "owner holds", "held on the machine"),
+    ],
+    ids=["unsigned", "held"],
+)
+async def test_what_no_approval_allows_is_not_offered(ward, alice, standing, why, badge):
     """The page says why, and that the machine will refuse it whoever approves it; it can be discarded."""
-    odd = attrs.evolve(BEYOND[2], authenticated=False)
+    odd = attrs.evolve(BEYOND[2], **standing)
     path = await make_plan(ward, "curl", extra=[*BEYOND[:2], odd])
 
     shown = await alice.open(path)
@@ -542,9 +550,9 @@ async def test_what_no_approval_allows_is_not_offered(ward, alice):
     assert [] == missing(
         shown.text,
         "This goes beyond a routine update",
-        "signature is not checked",
-        "No approval stands in for the signature of a repository",
-        "signature not checked",
+        why,
+        "No approval stands in for the signature of a repository, or for the word of the machine's owner",
+        badge,
     )
     assert {f"{path}/discard"} == shown.actions
     assert [] == [link for link in shown.links if link.endswith("approval-request")]
@@ -561,10 +569,8 @@ async def test_what_goes_beyond_a_routine_update_is_approved_step_by_step(ward, 
         shown.text,
         "it would remove packages",
         "to older versions",
-        "owner holds",
         "only with the signature of an operator",
         "redflag approve approval-request.json --key",
-        "held on the machine",
         "Removed from the machine: 1 package",
         "To an older version: 1 package",
         "ours",
