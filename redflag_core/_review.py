@@ -23,10 +23,10 @@ MAX_KNOWN: Final = 20_000
 MAX_INSTALLATIONS: Final = 100
 MAX_KNOWN_BYTES: Final = 8 * 1024 * 1024
 
-_GRAVITY: Final = ("REMOVE", "DOWNGRADE", "HELD", "install", "upgrade")
+_GRAVITY: Final = ("REMOVE", "DOWNGRADE", "install", "upgrade")
 """Words for what happens to a package, gravest first. Those in capitals are why it must be approved."""
 
-_COUNTED: Final = ("removals", "downgrades", "held packages", "new packages", "upgrades")
+_COUNTED: Final = ("removals", "downgrades", "new packages", "upgrades")
 
 
 # --- what an operator remembers ---
@@ -157,18 +157,13 @@ def _machine(number: str, item: ApprovalItem, transaction: Transaction, standing
 
 
 def _gravity(change: Change) -> int:
-    kind = change.kind
-    if kind in (ChangeKind.REMOVE, ChangeKind.DOWNGRADE):
-        return 0 if kind is ChangeKind.REMOVE else 1
-    if change.held:
-        return 2
-    return 3 if kind is ChangeKind.INSTALL else 4
+    return (ChangeKind.REMOVE, ChangeKind.DOWNGRADE, ChangeKind.INSTALL, ChangeKind.UPGRADE).index(change.kind)
 
 
 def _change(change: Change) -> str:
     name, arch = (printable(text, ascii_only=True) for text in (change.name, change.arch))
     versions = [printable(each, ascii_only=True) for each in (change.before, change.after) if each is not None]
-    return f"{name} ({arch}) {' -> '.join(versions)}{' although it is held' if change.held else ''}"
+    return f"{name} ({arch}) {' -> '.join(versions)}"
 
 
 def _total(changes: Sequence[Change]) -> str:

@@ -437,10 +437,9 @@ def test_a_signature_begins_when_it_is_made(office):
 CHANGES = (
     UPGRADE,
     Change(name="zlib-new", arch="amd64", after="1.0"),
-    Change(name="pinned", arch="amd64", before="1", after="2", held=True),
     Change(name="older", arch="amd64", before="2", after="1", downgrade=True),
     Change(name="gone", arch="amd64", before="1"),
-    Change(name="gone-too", arch="amd64", before="1", held=True),
+    Change(name="gone-too", arch="amd64", before="1"),
 )
 
 
@@ -451,20 +450,19 @@ def shown(*changes, known=None, **more):
 
 
 def test_the_gravest_changes_are_shown_first():
-    """Removals, downgrades, what is held, what is new, upgrades: each with its versions, all of them counted."""
+    """Removals, downgrades, what is new, upgrades: each with its versions, all of them counted."""
     lines = [line.strip() for line in shown()]
     changes = lines[lines.index(next(line for line in lines if line.startswith("plan "))) + 1 :]
 
     assert [
         "REMOVE     gone (amd64) 1",
-        "REMOVE     gone-too (amd64) 1 although it is held",
+        "REMOVE     gone-too (amd64) 1",
         "DOWNGRADE  older (amd64) 2 -> 1",
-        "HELD       pinned (amd64) 1 -> 2 although it is held",
         "install    zlib-new (amd64) 1.0",
         "upgrade    nginx (amd64) 1 -> 2",
-        "6 changes: 2 removals, 1 downgrades, 1 held packages, 1 new packages, 1 upgrades",
+        "5 changes: 2 removals, 1 downgrades, 1 new packages, 1 upgrades",
         "",
-        "Total: 1 machines, 6 changes: 2 removals, 1 downgrades, 1 held packages, 1 new packages, 1 upgrades",
+        "Total: 1 machines, 5 changes: 2 removals, 1 downgrades, 1 new packages, 1 upgrades",
     ] == changes
 
 
