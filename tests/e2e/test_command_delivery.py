@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Place:
 
     def state(self, command_id: str) -> str:
         """Where a command stands, read past the server."""
-        with sqlite3.connect(self.data / "redflag.db") as database:
+        with closing(sqlite3.connect(self.data / "redflag.db")) as database, database:
             rows = database.execute("SELECT state FROM commands WHERE id = ?", (UUID(command_id).bytes,))
             ((state,),) = rows.fetchall()
         return str(state)
@@ -97,7 +97,7 @@ class Place:
 
     def end_leases(self) -> None:
         """As if a minute had passed."""
-        with sqlite3.connect(self.data / "redflag.db") as database:
+        with closing(sqlite3.connect(self.data / "redflag.db")) as database, database:
             database.execute("UPDATE commands SET leased_until = datetime(leased_until, '-1 hour')")
 
     def send_and_forget(self, signed: Signed) -> socket.socket:
@@ -277,7 +277,7 @@ async def test_many_waiting_agents_leave_room_for_everybody_else(place: Place):
 
 def _seen(place: Place) -> int:
     """How many agents have checked in."""
-    with sqlite3.connect(place.data / "redflag.db") as database:
+    with closing(sqlite3.connect(place.data / "redflag.db")) as database, database:
         ((count,),) = database.execute("SELECT count(*) FROM agents WHERE last_seen_at > registered_at").fetchall()
     return int(count)
 
