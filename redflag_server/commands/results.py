@@ -2,9 +2,10 @@
 What executors say about commands: verified, recorded once exactly as signed, and followed, in one transaction.
 
 A statement is proof, so it is kept whatever it says; what follows from it is the core's table. What cannot be true
-here (of a command that this server does not know, about another order than it signed) changes nothing and is an
-alarm. An executor can sign as much as it likes, so alarms are bounded, and so is what is kept: in number and in
-bytes. The statement by which a command ends is always kept.
+here (of a command that this server does not know, an acceptance of another order than it signed) changes nothing
+and is an alarm. A result about an order that it did not sign is an alarm too, and is followed: what the machine
+says that it did is true. An executor can sign as much as it likes, so alarms are bounded, and so is what is kept:
+in number and in bytes. The statement by which a command ends is always kept.
 """
 
 from collections.abc import Mapping
