@@ -7,7 +7,7 @@ DATA   ?= .redflag
 ARGS   ?=
 TEXT   := redflag_core redflag_server redflag_agent integrations docs tests mkdocs.yml Makefile README.md CHANGELOG.md CONTRIBUTING.md
 
-.PHONY: help up test test-full check bench docs constraints clean
+.PHONY: help up test test-full coverage check bench docs constraints clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -18,9 +18,12 @@ up: $(VENV)/.up ## set up and run: server, local agent, dashboard
 test: $(VENV)/.dev ## all that a change can break
 	$(BIN)/python -m pytest -n auto -m "not full" $(ARGS)
 
-test-full: $(VENV)/.dev ## the exhaustive sweeps too, on every supported Python that is installed
+test-full: $(VENV)/.dev coverage ## the exhaustive sweeps too, on every supported Python that is installed
 	$(BIN)/python -m pytest -n auto $(ARGS)
 	tests/other_pythons.sh
+
+coverage: $(VENV)/.dev ## that the tests of redflag_core take every line and every branch of it
+	$(BIN)/python -m pytest -n auto -m "not full" --cov --cov-report=term-missing tests/core
 
 check: $(VENV)/.dev ## ruff, mypy --strict, import-linter, codespell, docs
 	$(BIN)/ruff check .

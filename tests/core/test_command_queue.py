@@ -42,9 +42,11 @@ from redflag_core.command_queue import (
     overdue_after,
     refusal_event,
     retry_delay,
+    takes_commands,
 )
 from redflag_core.commands import BYPASSING, PARAMS, CommandType, Order
 from redflag_core.encoding import MAX_INTEGER
+from redflag_core.enrolment import AgentStatus
 from redflag_core.errors import IllegalMoveError
 from redflag_core.statements import Outcome
 
@@ -397,3 +399,10 @@ def test_an_alarm_ends_with_the_state_that_it_is_about():
 def test_people_order_only_what_changes_nothing():
     """Everything else comes from a plan that somebody looked at."""
     assert {CommandType.SCAN_RUN, CommandType.AGENT_HEARTBEAT} == ORDERED_BY_PEOPLE
+
+
+@pytest.mark.parametrize("status", AgentStatus)
+@pytest.mark.parametrize("held", [1, 2, 3])
+def test_only_an_approved_agent_with_the_current_epoch_is_given_commands(status, held):
+    """An executor with another epoch would refuse: it gets the trust bundle first."""
+    assert (status is AgentStatus.ACTIVE and held == 2) == takes_commands(status, held_epoch=held, epoch=2)

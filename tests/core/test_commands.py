@@ -18,6 +18,7 @@ from redflag_core.commands import (
     COMMAND_TYPE,
     CONSEQUENTIAL,
     HEARTBEAT_SECONDS,
+    MAX_APPROVAL,
     MAX_PARAMS,
     PARAMS,
     ApprovalProof,
@@ -204,6 +205,14 @@ def test_a_command_is_never_larger_than_an_envelope_may_be():
     assert MAX_PARAMS == len(b64decode(open_command(wire, KEYS).body.params))
     with pytest.raises(TooLargeError):
         open_command(wire + b" " * MAX_ENVELOPE_BYTES, KEYS)
+
+
+def test_an_order_that_fits_no_envelope_is_not_signed():
+    """The largest parameters and the largest approval are too much for one envelope together."""
+    approval = ApprovalProof(b64encode(b"e" * (MAX_APPROVAL * 3 // 4)), 0, ())
+
+    with pytest.raises(MalformedError, match="order less at once"):
+        signed(what(params=b"x" * MAX_PARAMS, approval=approval))
 
 
 # --- the form

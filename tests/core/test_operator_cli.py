@@ -1,5 +1,6 @@
 """What an operator does away from the server: keys are made and shown, requests looked through and signed."""
 
+import io
 import os
 import pty
 import select
@@ -32,8 +33,11 @@ from redflag_core.operator_cli import (
     FAILED,
     NOT_AGREED,
     REFUSED,
+    Console,
     Desk,
+    approve,
     approve_parser,
+    keys,
     keys_parser,
     run,
 )
@@ -542,6 +546,74 @@ def test_a_memory_with_something_twice_is_refused():
 
     with pytest.raises(MalformedError):
         parse_known(document.replace(b"[" + entry, b"[" + entry + b"," + entry))
+
+
+# --- the terminal of this process ---
+
+
+def test_the_console_speaks_on_two_streams(capsys):
+    """What went wrong does not end up in a file that the rest is redirected to."""
+    Console().say("done")
+    Console().warn("no")
+
+    assert ("done\n", "no\n") == capsys.readouterr()
+
+
+@pytest.mark.parametrize("typed, answer", [("  yes \n", "yes"), ("\n", ""), ("", "")])
+def test_the_end_of_input_is_an_empty_answer(typed, answer, monkeypatch):
+    """Nobody who is not there agrees to anything."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+
+    assert answer == Console().ask("Sign? ")
+
+
+def test_a_secret_is_asked_for_at_a_terminal_only(monkeypatch):
+    """A passphrase that came through a pipe may be in a history or a log."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("secret\n"))
+
+    with pytest.raises(KeyFileError, match="--passphrase-file"):
+        Console().secret("Passphrase: ")
+
+
+class AtTerminal(io.StringIO):
+    """Input that a person types."""
+
+    def isatty(self):
+        """Yes."""
+        return True
+
+
+def test_a_typed_secret_is_its_bytes(monkeypatch):
+    """The passphrase is the text as it was typed."""
+    monkeypatch.setattr("sys.stdin", AtTerminal())
+    monkeypatch.setattr("redflag_core.operator_cli.getpass", lambda _question: "four wörds")
+
+    assert "four wörds".encode() == Console().secret("Passphrase: ")
+
+
+def test_a_closed_terminal_is_no_empty_passphrase(monkeypatch):
+    """The end of input is refused."""
+
+    def close(_question):
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin", AtTerminal())
+    monkeypatch.setattr("redflag_core.operator_cli.getpass", close)
+
+    with pytest.raises(KeyFileError, match="no passphrase"):
+        Console().secret("Passphrase: ")
+
+
+@pytest.mark.parametrize(
+    "command, first, needed", [(keys, "new", "--operator"), (approve, "request.json", "--key")]
+)
+def test_the_commands_take_the_arguments_of_the_process(command, first, needed, monkeypatch, capsys):
+    """What the entry points call, up to their first refusal."""
+    monkeypatch.setattr("sys.argv", ["redflag", first])
+
+    with pytest.raises(SystemExit, match="2"):
+        command()
+    assert f"required: {needed}" in capsys.readouterr().err
 
 
 # --- the real thing ---

@@ -13,6 +13,7 @@ from redflag_core.scanning import (
     PackageKey,
     PackageState,
     ResyncNeededError,
+    ScanStatus,
     Severity,
     apply_delta,
     delta,
@@ -20,7 +21,7 @@ from redflag_core.scanning import (
     package_hash,
     updated_hash,
 )
-from redflag_core.scanning.inventory import accept_delta
+from redflag_core.scanning.inventory import accept_delta, content_digest
 
 BASH = Package(name="bash", arch="amd64", installed="5.2-1", state=PackageState.CURRENT)
 NEWER = attrs.evolve(BASH, available="5.3-1", state=PackageState.AVAILABLE)
@@ -202,3 +203,26 @@ def test_an_inventory_held_twice_is_malformed():
     """What is held here must mean something before it is compared."""
     with pytest.raises(MalformedError, match="twice"):
         accept_delta((BASH, NEWER), PackageDelta(), base="0" * 64, announced="0" * 64)
+
+
+SAID = {"status": ScanStatus.OK, "error": None, "warnings": ("w",), "facts": {"a": 1}, "inventory": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": ScanStatus.FAILED},
+        {"error": "w"},
+        {"warnings": ()},
+        {"warnings": ("w", "w")},
+        {"facts": {}},
+        {"facts": {"a": "1"}},
+        {"inventory": None},
+        {"inventory": "1" * 64},
+    ],
+    ids=str,
+)
+def test_whatever_a_report_says_is_part_of_its_digest(changes):
+    """A report that says something new is never taken for one that was already told."""
+    assert content_digest(**SAID) == content_digest(**SAID)
+    assert content_digest(**SAID) != content_digest(**{**SAID, **changes})

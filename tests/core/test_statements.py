@@ -1,5 +1,6 @@
 """Statements of the executor: three types, never taken for each other, bounded, of one agent and server."""
 
+import hashlib
 from itertools import permutations
 
 import attrs
@@ -38,6 +39,7 @@ from redflag_core.statements import (
     is_installed,
     open_statement,
     sign_statement,
+    statement_digest,
 )
 
 EXECUTOR, STRANGER = (SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2))
@@ -87,6 +89,15 @@ def test_a_statement_comes_back_as_it_was(kind):
 def test_the_same_statement_is_the_same_bytes(kind):
     """So it is recorded once, however often it is sent."""
     assert sign_statement(STATEMENTS[kind], EXECUTOR) == sign_statement(STATEMENTS[kind], EXECUTOR)
+
+
+def test_a_statement_is_known_by_what_was_signed():
+    """White space around it makes no other statement; another statement has another digest."""
+    wire = sign_statement(RESULT, EXECUTOR)
+
+    assert hashlib.sha256(codec.dump(RESULT)).hexdigest() == statement_digest(wire)
+    assert statement_digest(wire) == statement_digest(wire.replace(b"{", b"{ ", 1))
+    assert statement_digest(wire) != statement_digest(sign_statement(ACCEPTED, EXECUTOR))
 
 
 @pytest.mark.parametrize("kind, claimed", list(permutations(STATEMENTS, 2)))
