@@ -13,6 +13,7 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import attrs
 import pytest
@@ -21,6 +22,8 @@ import redflag_core
 from redflag_core.errors import MalformedError, RedFlagError, VerificationError
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
+MODULES = Path(__file__).with_name("module_api.txt")
+PROGRAMS = {"redflag_core.cli", "redflag_core.operator_cli"}
 LAZY = {"cattrs", "stamina", "aiobreaker"}
 SYSTEM = {"asyncio", "http", "socket", "sqlite3", "ssl", "subprocess"}
 
@@ -107,7 +110,36 @@ def _form(value) -> str:
 def _parameters(value) -> str:
     signature = inspect.signature(value)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
-    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    text = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    return text.replace(f"={sys.platform!r}", "=sys.platform")
+
+
+def modules() -> list[ModuleType]:
+    """Every public module: what a name without an underscore leads to."""
+    names = [each.name for each in pkgutil.walk_packages(redflag_core.__path__, "redflag_core.")]
+    public = [name for name in names if "._" not in name and name not in PROGRAMS]
+    return [importlib.import_module(name) for name in public]
+
+
+def defined_in(module: ModuleType) -> dict[str, object]:
+    """The public classes and functions that are written in *module*."""
+    return {
+        name: value
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
+    }
+
+
+def staying() -> str:
+    """One line for each module: the names that are imported from there, and not from `redflag_core`."""
+    listed = ((module.__name__, sorted(defined_in(module).keys() - _exported(module))) for module in modules())
+    return "".join(f"{name}: {' '.join(names)}\n" for name, names in listed if names)
+
+
+def _exported(module: ModuleType) -> set[str]:
+    """What *module* defines and `redflag_core` has under the same name."""
+    ours = {name: getattr(redflag_core, name) for name in redflag_core.__all__}
+    return {name for name, value in defined_in(module).items() if ours.get(name) is value}
 
 
 def errors() -> dict[str, type[RedFlagError]]:
@@ -178,6 +210,18 @@ def test_the_public_api_is_the_one_of_the_snapshot():
     assert SNAPSHOT.read_text(encoding="utf-8") == describe()
 
 
+def test_each_public_name_was_judged():
+    """It is in `redflag_core`, or stays in its module on purpose: a new one changes one of the two snapshots."""
+    assert MODULES.read_text(encoding="utf-8") == staying()
+
+
+def test_no_thing_has_two_names():
+    """And no two names to the same."""
+    homes = [id(getattr(redflag_core, name)) for name in redflag_core._HOMES]
+
+    assert len(homes) == len(set(homes))
+
+
 def test_importing_the_package_costs_next_to_nothing():
     """Neither a dependency nor anything of the operating system is loaded."""
     loaded = imported_by("import redflag_core")
@@ -222,3 +266,4 @@ def test_a_failure_speaks_for_people():
 
 if __name__ == "__main__":
     SNAPSHOT.write_text(describe(), encoding="utf-8")
+    MODULES.write_text(staying(), encoding="utf-8")

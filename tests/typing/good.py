@@ -6,6 +6,7 @@ from typing import assert_type
 
 from redflag_core import (
     Approval,
+    ApprovalPolicy,
     Breaker,
     BreakerPolicy,
     Clock,
@@ -22,6 +23,7 @@ from redflag_core import (
     SignedAsgi,
     SignedWsgi,
     SigningKey,
+    StartDecision,
     SyncNonceStore,
     SyncRateLimitStore,
     SystemClock,
@@ -31,8 +33,12 @@ from redflag_core import (
     VerifiedWebhook,
     VerifyKey,
     Window,
+    check_time,
+    load_policy,
+    may_start,
     open_approval,
     open_command,
+    parse_window,
     rate_limit,
     retry,
     retry_sync,
@@ -60,6 +66,10 @@ assert_type(verify_envelope(b"", "type", {key.key_id: key.verify_key}), Verified
 assert_type(open_command(b"", {}).body, Command)
 assert_type(open_approval(b"", {}), Approval)
 assert_type(verify_webhook({}, b"", [key.verify_key], now=datetime.now(UTC)), VerifiedWebhook)
+assert_type(load_policy(b""), ApprovalPolicy)
+assert_type(may_start({}, at=datetime.now(UTC)), StartDecision)
+assert_type(parse_window("every day 01:00-05:00"), Window)
+check_time(open_command(b"", {}).body, now=datetime.now(UTC))
 assert_type(rate_limit.parse("60/minute"), RateLimitPolicy)
 
 # Everything that is given for a port is one.
