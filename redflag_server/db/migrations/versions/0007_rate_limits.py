@@ -1,0 +1,14 @@
+"""Rate limits"""
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Move the schema forward."""
+
+
+def downgrade() -> None:
+    """Move the schema back."""

@@ -1,0 +1,14 @@
+"""Check-in"""
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Move the schema forward."""
+
+
+def downgrade() -> None:
+    """Move the schema back."""
