@@ -122,12 +122,16 @@ def modules() -> list[ModuleType]:
 
 
 def defined_in(module: ModuleType) -> dict[str, object]:
-    """The public classes and functions that are written in *module*."""
+    """The public classes and functions that are written in *module*, or in private modules of it."""
     return {
         name: value
         for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
+        if not name.startswith("_") and callable(value) and _home(value) == module.__name__
     }
+
+
+def _home(value: object) -> str:
+    return getattr(value, "__module__", "").partition("._")[0]
 
 
 def staying() -> str:
