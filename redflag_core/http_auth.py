@@ -78,7 +78,10 @@ class Answer:
 @attrs.define
 class RequestAuth:
     """
-    Signs requests to one server. Belongs to one thread or event loop; one for each is cheap.
+    Signs requests to one server.
+
+    Belongs to one thread or event loop, since it learns the server's time; one for each is cheap. After a fork
+    each side learns by itself.
 
     Args:
         key: The sender's key.
@@ -193,7 +196,7 @@ class CheckedHead:
 @attrs.frozen(kw_only=True)
 class RequestVerifier:
     """
-    Judges signed requests. Immutable; as safe to share between threads as what it is given.
+    Judges signed requests. Immutable: as safe to share between threads and over a fork as *keys* and *clock* are.
 
     Args:
         keys: Live keys of senders.
@@ -317,7 +320,8 @@ class SignedAsgi:
     """
     Lets only verified requests through to an ASGI application, which finds them in ``scope[VERIFIED]``.
 
-    Start-up and shut-down pass. A WebSocket has no signature here and is closed.
+    Start-up and shut-down pass. A WebSocket has no signature here and is closed. Immutable: as safe to share
+    between threads, event loops and over a fork as what it is given.
 
     Args:
         app: The application.
@@ -407,6 +411,8 @@ def _wsgi_path(environ: Mapping[str, Any]) -> str:
 class SignedWsgi:
     """
     Lets only verified requests through to a WSGI application, which finds them in ``environ[VERIFIED]``.
+
+    Immutable: as safe to share between threads and over a fork as what it is given.
 
     Args:
         app: The application.

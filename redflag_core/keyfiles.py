@@ -4,6 +4,10 @@ Key and secret files: 0600, written whole or not at all, refused when anybody el
 A key file is one JSON object. Version 1 holds the seed in clear (a server's or agent's own key, protected by
 the file system) or sealed with a passphrase (an operator's key): argon2id, then XSalsa20-Poly1305.
 
+There is no state but the file. Threads and processes may read and write one at once: who reads gets the old
+content or the new one, and of several that make one file the first wins. All verbs block: on the disk, and on
+argon2id for about a second.
+
 Sources: RFC 9106 (argon2id), NaCl secretbox, both through PyNaCl.
 """
 

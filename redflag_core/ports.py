@@ -2,7 +2,8 @@
 What a shell must provide: small protocols with atomic verbs.
 
 A port never offers get-then-set: `NonceStore.claim` is one verb, so two callers cannot both win.
-`redflag_core.testing` has a fake of each, and a contract that every implementation passes.
+`redflag_core.testing` has fakes and contracts. The core calls a port from whichever thread or event loop its own
+caller is in, and never from two at once by itself: each implementation says who may share it.
 """
 
 from datetime import datetime

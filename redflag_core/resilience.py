@@ -11,8 +11,8 @@ circuit then ends the retries at once, unless ``on`` names `CircuitOpenError`.
 `Breaker.call_sync` and `retry_sync` are the same for functions that block.
 
 All times are seconds. Durations are measured with the monotonic clock, so setting the wall clock changes nothing.
-Tasks and threads may share a breaker and a budget; after a fork each process makes its own, since what one process
-learns the other does not.
+Tasks, event loops and threads may share a breaker and a budget. After a fork each process makes its own: what one
+learns the other does not, and a thread that is not in the child may hold the lock for ever.
 """
 
 import asyncio
@@ -109,6 +109,8 @@ class Breaker:
     - An ignored error is no evidence: it neither counts nor resets the count.
     - Half-open, one trial runs at a time. A cancelled trial opens the circuit again.
     - Whatever ends after the state has changed is no evidence about the new state.
+
+    Threads and event loops may share one. Make it after a fork.
 
     Args:
         name: What is guarded, for messages.
@@ -316,7 +318,7 @@ class RetryBudget:
     Caps what retries add to the load: a bucket into which calls pay and out of which retries are paid.
 
     Share one between all calls to one server. After *c* calls at most ``reserve + c * percent / 100`` retries
-    were made.
+    were made. Threads and event loops may share one. Make it after a fork.
 
     Args:
         percent: Retries for each hundred calls.

@@ -9,7 +9,7 @@ import attrs
 
 @attrs.frozen
 class SystemClock:
-    """`redflag_core.ports.Clock` of the operating system. Stateless: share it freely."""
+    """`redflag_core.ports.Clock` of the operating system. Stateless: share it freely, also over a fork."""
 
     def now(self) -> datetime:
         """Wall time, aware UTC."""

@@ -42,7 +42,9 @@ _CONTAINER_VARIABLE: Final = re.compile(rb"(?:^|\0)container=[^\0]")
 @attrs.frozen
 class LinuxMachine:
     """
-    `redflag_core.ports.MachineIdentity` of a Linux machine. Stateless.
+    `redflag_core.ports.MachineIdentity` of a Linux machine. Stateless: share it between threads and over a fork.
+
+    It blocks for as long as the kernel takes to show a few small files.
 
     Args:
         root: Where the file system starts.

@@ -51,7 +51,9 @@ class _Timespec(ctypes.Structure):
 @attrs.frozen
 class MacMachine:
     """
-    `redflag_core.ports.MachineIdentity` of a Mac. Stateless.
+    `redflag_core.ports.MachineIdentity` of a Mac. Stateless: share it between threads.
+
+    Read before a fork, or start a new program: Core Foundation is not made for a child that goes on without one.
 
     Args:
         system: The library ``libSystem``.

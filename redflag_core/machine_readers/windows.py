@@ -71,7 +71,7 @@ _TIMES: Final = struct.Struct("<qqqIIQQ")
 @attrs.frozen
 class WindowsMachine:
     """
-    `redflag_core.ports.MachineIdentity` of a Windows machine. Stateless.
+    `redflag_core.ports.MachineIdentity` of a Windows machine. Stateless: share it between threads.
 
     Nothing here needs an administrator. A Windows installation that was imaged without sysprep has the MachineGuid
     of its image: the server finds the second agent that shows it, and orders a replacement.

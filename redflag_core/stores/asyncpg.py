@@ -33,7 +33,9 @@ from redflag_core.stores._tables import NONCES, RATE_LIMITS
 
 class AsyncpgNonceStore(AsyncNonces):
     """
-    Nonces in a table. `redflag_core.ports.NonceStore`. For one process and event loop; calls may run at once.
+    Nonces in a table. `redflag_core.ports.NonceStore`.
+
+    Belongs to the thread, event loop and process of its pool; calls may run at once. After a fork it is refused.
 
     Args:
         pool: A pool of asyncpg.
@@ -50,8 +52,9 @@ class AsyncpgNonceStore(AsyncNonces):
 
 class AsyncpgRateLimitStore(AsyncRateLimits):
     """
-    Rate limits in a table. `redflag_core.ports.RateLimitStore`. For one process and event loop; calls may run at
-    once.
+    Rate limits in a table. `redflag_core.ports.RateLimitStore`.
+
+    Belongs to the thread, event loop and process of its pool; calls may run at once. After a fork it is refused.
 
     Args:
         pool: A pool of asyncpg.

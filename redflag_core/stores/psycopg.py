@@ -63,7 +63,10 @@ _CONFLICTS: Final = (errors.SerializationFailure, errors.DeadlockDetected)
 
 class PsycopgNonceStore:
     """
-    Nonces in a table. `redflag_core.ports.SyncNonceStore`. For one process; safe to share between its threads.
+    Nonces in a table. `redflag_core.ports.SyncNonceStore`.
+
+    Safe to share between the threads of one process, if *connections* is. After a fork it is refused. It blocks:
+    an event loop takes `AsyncPsycopgNonceStore`.
 
     Args:
         connections: Gives a connection for a ``with`` block.
@@ -107,8 +110,10 @@ class PsycopgNonceStore:
 
 class PsycopgRateLimitStore:
     """
-    Rate limits in a table. `redflag_core.ports.SyncRateLimitStore`. For one process; safe to share between its
-    threads.
+    Rate limits in a table. `redflag_core.ports.SyncRateLimitStore`.
+
+    Safe to share between the threads of one process, if *connections* is. After a fork it is refused. It blocks:
+    an event loop takes `AsyncPsycopgRateLimitStore`.
 
     Args:
         connections: Gives a connection for a ``with`` block.
@@ -155,8 +160,10 @@ class PsycopgRateLimitStore:
 
 class AsyncPsycopgNonceStore(AsyncNonces):
     """
-    `PsycopgNonceStore` for event loops. `redflag_core.ports.NonceStore`. For one process and event loop; calls may
-    run at once, as far as the function that gives connections allows.
+    `PsycopgNonceStore` for event loops. `redflag_core.ports.NonceStore`.
+
+    Belongs to the thread, event loop and process of its connections; calls may run at once, as far as
+    *connections* allows. After a fork it is refused.
 
     Args:
         connections: Gives a connection for an ``async with`` block.
@@ -173,8 +180,10 @@ class AsyncPsycopgNonceStore(AsyncNonces):
 
 class AsyncPsycopgRateLimitStore(AsyncRateLimits):
     """
-    `PsycopgRateLimitStore` for event loops. `redflag_core.ports.RateLimitStore`. For one process and event loop;
-    calls may run at once, as far as the function that gives connections allows.
+    `PsycopgRateLimitStore` for event loops. `redflag_core.ports.RateLimitStore`.
+
+    Belongs to the thread, event loop and process of its connections; calls may run at once, as far as
+    *connections* allows. After a fork it is refused.
 
     Args:
         connections: Gives a connection for an ``async with`` block.

@@ -156,7 +156,9 @@ class _Database:
 
 class SqliteNonceStore:
     """
-    Nonces in a file. `redflag_core.ports.SyncNonceStore`. Safe to share between threads and over a fork.
+    Nonces in a file. `redflag_core.ports.SyncNonceStore`.
+
+    Safe to share between threads and over a fork. It blocks: an event loop takes `AsyncSqliteNonceStore`.
 
     Attributes:
         ddl: The statements that `create` runs, for your own migrations.
@@ -258,7 +260,9 @@ class SqliteNonceStore:
 
 class SqliteRateLimitStore:
     """
-    Rate limits in a file. `redflag_core.ports.SyncRateLimitStore`. Safe to share between threads and over a fork.
+    Rate limits in a file. `redflag_core.ports.SyncRateLimitStore`.
+
+    Safe to share between threads and over a fork. It blocks: an event loop takes `AsyncSqliteRateLimitStore`.
 
     Attributes:
         ddl: The statements that `create` runs, for your own migrations.

@@ -2,7 +2,7 @@
 Public fakes and port contracts: what our own tests use, and what an embedder's tests may use.
 
 The fakes are for tests only: nothing here is durable, and `SeededEntropy` is predictable by design. Import every
-name from here.
+name from here. Contracts have no state.
 """
 
 from redflag_core.testing._blocking import (

@@ -11,6 +11,8 @@ class InThreads:
     """
     A store that blocks, seen as one that does not: each call in a thread of its own, so that calls really race.
 
+    Event loops may share it. After a fork it is what its store is.
+
     Args:
         store: A `redflag_core.ports.SyncNonceStore` or `redflag_core.ports.SyncRateLimitStore`.
     """

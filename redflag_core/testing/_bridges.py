@@ -35,7 +35,7 @@ from redflag_core.testing._system import START
 
 @attrs.define
 class MemoryRecord:
-    """A record in the desk of a `MemoryBridge`."""
+    """A record in the desk of a `MemoryBridge`, for the threads, event loops and forks that this is for."""
 
     external_id: str
     external_key: str
@@ -47,6 +47,8 @@ class MemoryRecord:
 class MemoryBridge:
     """
     A ticket desk in a dict. `redflag_core.bridge.Bridge`; it can do everything but tell about changes.
+
+    For one thread and one event loop at a time. After a fork each side has a desk of its own.
 
     Attributes:
         records: The desk, by external id. A test may close, change or delete what is in it.

@@ -12,7 +12,11 @@ from redflag_core.testing._failures import error_of
 
 
 class MemoryNonceStore:
-    """Nonces in a set. `redflag_core.ports.NonceStore` for one event loop."""
+    """
+    Nonces in a set. `redflag_core.ports.NonceStore` for one event loop at a time.
+
+    Threads must not share it. After a fork each side has a set of its own: a replay passes on the other one.
+    """
 
     def __init__(self) -> None:
         self._claimed: set[tuple[str, str, int]] = set()

@@ -15,7 +15,9 @@ from redflag_core.testing._system import START
 
 class MemoryRateLimitStore:
     """
-    Arrival times in a dict. `redflag_core.ports.RateLimitStore` for one event loop.
+    Arrival times in a dict. `redflag_core.ports.RateLimitStore` for one event loop at a time.
+
+    Threads must not share it. After a fork each side counts by itself.
 
     Args:
         max_keys: Keys kept at most; beyond it the one nearest to its full burst is forgotten.

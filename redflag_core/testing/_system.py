@@ -12,6 +12,8 @@ class FrozenClock:
     """
     A clock that moves when told to. `redflag_core.ports.Clock`.
 
+    Any thread or event loop may read it; one of them moves it. After a fork each side moves its own.
+
     Args:
         now: Wall time it starts at, aware UTC.
     """
@@ -43,6 +45,9 @@ class FrozenClock:
 class SeededEntropy:
     """
     Repeatable bytes. `redflag_core.ports.Entropy`. Never for production: anybody can compute them.
+
+    For one thread, or its event loops: with several, who gets which bytes is no longer repeatable. After a fork
+    both sides get the same bytes.
 
     Args:
         seed: Two with the same seed give the same bytes.

@@ -226,6 +226,50 @@ def test_no_thing_has_two_names():
     assert len(homes) == len(set(homes))
 
 
+def has_state(cls: type) -> bool:
+    """Whether its objects can change: it is no frozen value, enum, exception or protocol, and keeps something."""
+    if getattr(cls, "_is_protocol", False) or issubclass(cls, (enum.Enum, Exception)):
+        return False
+    return cls.__init__ is not object.__init__ and not is_frozen(cls)
+
+
+def is_frozen(cls: type) -> bool:
+    """Whether its objects refuse to be changed."""
+    try:
+        object.__new__(cls).anything = None
+    except AttributeError as error:
+        return isinstance(error, attrs.exceptions.FrozenInstanceError)
+    return False
+
+
+def with_state() -> list[type]:
+    """Every public class whose objects can change."""
+    found = [value for module in modules() for value in defined_in(module).values() if inspect.isclass(value)]
+    return [cls for cls in found if has_state(cls)]
+
+
+def test_what_can_change_is_known_as_such():
+    """The rule that the next test goes by finds what it should, and no value."""
+    found = {cls.__name__ for cls in with_state()}
+
+    assert {"Breaker", "RetryBudget", "RequestAuth", "SqliteNonceStore", "FrozenClock", "MemoryRecord"} <= found
+    assert set() == found & {"Window", "RequestVerifier", "Severity", "NonceStore", "StaleError", "SigningKey"}
+
+
+@pytest.mark.parametrize("cls", with_state(), ids=lambda cls: cls.__name__)
+def test_what_can_change_says_who_may_share_it(cls: type):
+    """Threads, event loops, and what a fork does: each class has an answer in its description."""
+    text = " ".join(inspect.getdoc(cls).lower().split())
+
+    assert [] == [word for word in ("thread", "event loop", "fork") if word not in text]
+
+
+@pytest.mark.parametrize("name", ["RequestVerifier", "SignedAsgi", "SignedWsgi", "SigningKey", "VerifyKey"])
+def test_what_holds_something_else_says_it_too(name: str):
+    """A value is only as safe as what it was given."""
+    assert "share between threads" in " ".join(inspect.getdoc(getattr(redflag_core, name)).split())
+
+
 def test_importing_the_package_costs_next_to_nothing():
     """Neither a dependency nor anything of the operating system is loaded."""
     loaded = imported_by("import redflag_core")
