@@ -204,6 +204,78 @@ for (const each of known("merkle")) {
     check(isConsistent(first, rootOf(first), size, rootOf(size), proof.map(hex)), "consistency");
 }
 
+// --- the audit log: entries, heads, checkpoints, witnesses
+
+const AUDIT = "application/vnd.redflag";
+const ZEROS = "0".repeat(64);
+
+// Whether these lines are the history of an organization, from its first entry on; the hashes of its leaves if so.
+function history(lines, organization) {
+  const hashes = [];
+  for (const [index, line] of lines.entries()) {
+    const entry = JSON.parse(line);
+    const { digest, previous, position } = entry;
+    const leaf = pae(`${AUDIT}.audit-entry.v1+json`, canonical({ digest, organization, position, previous }));
+    const expected = { organization, position: index + 1, previous: hashes.at(-1)?.toString("hex") ?? ZEROS };
+    if (Object.entries(expected).some(([name, value]) => entry[name] !== value)) return null;
+    if (leafHash(leaf).toString("hex") !== entry.hash) return null;
+    const payload = entry.payload === null ? null : Buffer.from(entry.payload, "utf8");
+    if (payload !== null && sha256(hex(entry.salt), payload).toString("hex") !== digest) return null;
+    hashes.push(leafHash(leaf));
+  }
+  return hashes;
+}
+
+function canonical(value) {
+  return Buffer.from(JSON.stringify(sorted(value)), "utf8");
+}
+
+// The checkpoint that this evidence is of; null when it must not be trusted.
+function openEvidence(evidence, organization, server, key) {
+  const body = open(base64(evidence.checkpoint), `${AUDIT}.checkpoint.v1+json`, rawOf(key));
+  if (body === null || evidence.head.organization !== organization) return null;
+  const checkpoint = JSON.parse(body);
+  const leaf = pae(`${AUDIT}.audit-head.v1+json`, canonical(evidence.head));
+  const [proof, root] = [evidence.proof.map(hex), hex(checkpoint.root)];
+  const isIn = includes(leafHash(leaf), evidence.index, checkpoint.organizations, proof, root);
+  return checkpoint.server === server && isIn ? checkpoint : null;
+}
+
+{
+  const each = known("audit");
+  const { organization, server } = each;
+  const hashes = history(each.lines, organization);
+  check(hashes !== null && hashes.length === each.lines.length, "a history");
+  for (const [index, leaf] of each.leaves.entries())
+    check(leafHash(Buffer.from(leaf)).equals(hashes[index]), "the leaf of an entry");
+  for (const [index, root] of each.roots.entries())
+    check(treeRoot(hashes.slice(0, index + 1)).toString("hex") === root, "root of a history");
+  check(history([...each.lines].reverse(), organization) === null, "entries out of order");
+  check(history(each.lines.slice(1), organization) === null, "an entry is missing");
+  check(history([each.lines[0].replace("kind", "Kind")], organization) === null, "an edited payload");
+
+  const headRoot = treeRoot(each.head_leaves.map((leaf) => leafHash(Buffer.from(leaf))));
+  check(headRoot.toString("hex") === each.checkpoints[1].root, "root of a checkpoint");
+  const seed = hex(each.seed);
+  for (const [index, evidence] of each.evidence.entries()) {
+    const checkpoint = openEvidence(evidence, organization, server, seed);
+    check(JSON.stringify(sorted(checkpoint)) === JSON.stringify(sorted(each.checkpoints[index])), "a checkpoint");
+    check(evidence.head.root === each.roots[evidence.head.size - 1], "the head of a history");
+    check(openEvidence(evidence, organization, server, Buffer.alloc(32)) === null, "evidence of another key");
+    const longer = { ...evidence, head: { ...evidence.head, size: evidence.head.size + 1 } };
+    check(openEvidence(longer, organization, server, seed) === null, "another head");
+  }
+
+  const [kept, shown] = each.evidence.map(({ head }) => head);
+  const proof = each.consistency.map(hex);
+  check(isConsistent(kept.size, hex(kept.root), shown.size, hex(shown.root), proof), "what a witness is shown");
+  check(!isConsistent(kept.size, hex(shown.root), shown.size, hex(shown.root), proof), "another past");
+  const { position, proof: inclusion } = each.inclusion;
+  const hash = hashes[position - 1];
+  check(includes(hash, position - 1, shown.size, inclusion.map(hex), hex(shown.root)), "one entry of a history");
+  check(!includes(hash, position, shown.size, inclusion.map(hex), hex(shown.root)), "another position");
+}
+
 // --- approvals
 
 {
