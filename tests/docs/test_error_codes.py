@@ -1,8 +1,8 @@
 """
 Codes of errors are for ever: callers, dashboards and scripts decide by them.
 
-`python -m tests.docs.test_error_codes` adds new codes to the list. It takes none away: to remove or rename one, edit
-the list by hand, and say so in the changelog.
+`python -m tests.docs.test_error_codes` adds new codes to the list. It takes none away: to remove or rename one,
+edit the list by hand, and say so in the changelog.
 """
 
 from pathlib import Path
