@@ -66,7 +66,7 @@ class ScannerRun:
         began, taken_at = self.clock.monotonic(), int(unix(self.clock.now()))
         self._activity = ScannerActivity(running=True)
         try:
-            return await self._breaker.call(self.scanner.scan)
+            return await self._breaker.call(self._scan)
         except Exception as error:  # whatever a scanner does wrong becomes its report, not the agent's end
             failure = self._explain(error)
             self.on_error(self.scanner.name, failure)
@@ -79,6 +79,13 @@ class ScannerRun:
             )
         finally:
             self._activity = ScannerActivity(finished_at=self.clock.monotonic())
+
+    async def _scan(self) -> ScanReport:
+        report = await self.scanner.scan()
+        if (report.scanner, report.manager) != (self.scanner.name, self.scanner.manager):
+            told = f"{report.scanner} ({report.manager})"
+            raise ScanError(f"the scanner {self.scanner.name} ({self.scanner.manager}) gave a report of {told}")
+        return report
 
     def _explain(self, error: Exception) -> Exception:
         if isinstance(error, TimeoutError):

@@ -9,13 +9,13 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import attrs
 from attrs import validators
 
 from redflag_core.errors import LimitError
 from redflag_core.freshness import unix
+from redflag_core.patching.zones import is_zone, zone_of
 
 STARTS_PER_DAY: Final = 20
 """Changes that are started in 24 hours when the owner says nothing: far more than patching needs, and a bound on
@@ -29,13 +29,6 @@ _MANAGERS: Final[Any] = validators.deep_iterable(
 )
 
 
-def _is_zone(_instance: Any, _attribute: Any, value: str) -> None:
-    try:
-        ZoneInfo(value)
-    except (KeyError, OSError, ValueError):
-        raise ValueError(f"there is no time zone {value!r}") from None
-
-
 @attrs.frozen(kw_only=True)
 class LocalWindow:
     """
@@ -45,7 +38,7 @@ class LocalWindow:
         days: Days on which it begins, of `DAYS`.
         start: ``HH:MM``, local.
         end: ``HH:MM``; at or before *start* it is on the next day.
-        timezone: IANA name.
+        timezone: IANA name. The zone of the system has another meaning on each machine, and no name here.
     """
 
     days: tuple[str, ...] = attrs.field(
@@ -53,11 +46,11 @@ class LocalWindow:
     )
     start: str = attrs.field(validator=validators.matches_re(_CLOCK))
     end: str = attrs.field(validator=validators.matches_re(_CLOCK))
-    timezone: str = attrs.field(default="UTC", validator=_is_zone)
+    timezone: str = attrs.field(default="UTC", validator=is_zone)
 
     def is_open(self, now: datetime) -> bool:
         """Whether *now* (aware) is within the window, its end excluded, on the wall clock of its zone."""
-        local = now.astimezone(ZoneInfo(self.timezone))
+        local = now.astimezone(zone_of(self.timezone))
         today, yesterday = DAYS[local.weekday()], DAYS[(local - timedelta(days=1)).weekday()]
         start, end, clock = time.fromisoformat(self.start), time.fromisoformat(self.end), local.time()
         if start < end:

@@ -33,7 +33,12 @@ def zone_of(name: str) -> ZoneInfo:
     Raises:
         PolicyError: There is no such time zone.
     """
-    if not _KEY.fullmatch(name) or name.startswith(_NOT_ZONES):
+    if name.startswith(_NOT_ZONES):
+        raise PolicyError(
+            f"there is no time zone {name[:64]!r} that is the same on every machine: "
+            "write one of the IANA database, like Europe/Berlin"
+        )
+    if not _KEY.fullmatch(name):
         raise _no_zone(name)
     try:
         return ZoneInfo(name)

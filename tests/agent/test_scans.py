@@ -2,6 +2,7 @@
 
 import asyncio
 
+import attrs
 import pytest
 
 from redflag_agent.scans import ScannerRun, run_all, scanner_runs
@@ -40,6 +41,29 @@ async def test_a_failed_scan_is_a_failed_report(error, said):
     assert (ScanStatus.FAILED, ()) == (report.status, report.packages)
     assert said in report.error
     assert "secret" not in report.error
+    assert ["apt"] == [name for name, _ in told]
+
+
+@pytest.mark.parametrize("other", [{"scanner": "dnf"}, {"manager": "dnf"}])
+async def test_a_report_of_another_scanner_is_a_failed_scan(other):
+    """A scanner speaks for itself only: what another one found is not overwritten by its mistake."""
+
+    class Confused(FakeScanner):
+        async def scan(self):
+            return attrs.evolve(await super().scan(), **other)
+
+    run, told = scanner_run(Confused((package("a"),)))
+
+    report = await run.run()
+
+    assert ("apt", "apt", ScanStatus.FAILED, ()) == (
+        report.scanner,
+        report.manager,
+        report.status,
+        report.packages,
+    )
+    assert "the scanner apt (apt) gave a report of" in report.error
+    assert "dnf" in report.error
     assert ["apt"] == [name for name, _ in told]
 
 

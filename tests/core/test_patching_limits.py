@@ -249,6 +249,16 @@ def test_what_never_passes_is_told_before_what_may():
         ({"timezone": ""}, "no time zone"),
         ({"timezone": "../../etc/passwd"}, "no time zone"),
         ({"timezone": "Europe"}, "no time zone"),
+        ({"timezone": "localtime"}, "'localtime' that is the same on every machine"),
+        ({"timezone": "posixrules"}, "'posixrules' that is the same on every machine"),
+        (
+            {"timezone": "right/Europe/Berlin"},
+            "'right/Europe/Berlin' that is the same on every machine",
+        ),
+        (
+            {"timezone": "posix/Europe/Berlin"},
+            "'posix/Europe/Berlin' that is the same on every machine",
+        ),
     ],
 )
 def test_a_window_that_means_nothing_is_refused(fields, words):
