@@ -7,8 +7,8 @@ from redflag_server.checkin.tables import Nonce
 from redflag_server.client_errors.tables import ClientError, ErrorBatch
 from redflag_server.commands.tables import Command, CommandDelivery, CommandStatement, CommandSubject
 from redflag_server.db.base import Base
-from redflag_server.events.tables import Event
-from redflag_server.jobs.tables import Schedule
+from redflag_server.events.tables import Consumer, Event, History, HistoryEntry, UnplacedEvent
+from redflag_server.jobs.tables import Lease, QueuedJob, Schedule
 from redflag_server.organizations.tables import Organization, Site
 from redflag_server.packages.tables import Package, Scanner, ScanReport
 from redflag_server.plans.tables import Plan
@@ -23,15 +23,20 @@ __all__ = [
     "CommandDelivery",
     "CommandStatement",
     "CommandSubject",
+    "Consumer",
     "CoveredCommand",
     "Credential",
     "ErrorBatch",
     "Event",
+    "History",
+    "HistoryEntry",
+    "Lease",
     "Nonce",
     "OperatorKey",
     "Organization",
     "Package",
     "Plan",
+    "QueuedJob",
     "RegistrationToken",
     "ScanReport",
     "Scanner",
@@ -40,6 +45,7 @@ __all__ = [
     "SetupLink",
     "Site",
     "TrustDocument",
+    "UnplacedEvent",
     "User",
 ]
 

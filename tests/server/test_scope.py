@@ -51,6 +51,7 @@ from tests.helpers.operators import (
 )
 
 INSTALLATION_WIDE = {
+    "leases": "what only one process may do",
     "nonces": "used once by anybody",
     "operator_keys": "one may approve for several organizations",
     "organizations": "the list of the organizations themselves",
@@ -58,6 +59,7 @@ INSTALLATION_WIDE = {
     "server_state": "the server's own row",
     "setup_links": "there is one, before there is any user",
     "trust_documents": "public",
+    "unplaced_events": "there for a second; the event says whose it is",
 }
 """Tables whose rows belong to no organization, and why."""
 
