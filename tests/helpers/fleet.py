@@ -105,10 +105,12 @@ class Machine:
     Args:
         now: Tells the time that its requests are signed with.
         authority: Public name of the server.
+        prefix: Path of its public URL.
     """
 
     now: Any
     authority: str
+    prefix: str = attrs.field(default="", kw_only=True)
     machine_id: bytes = attrs.field(factory=lambda: ENTROPY.token(16))
     key: SigningKey = attrs.field(factory=SigningKey.generate)
     executor: SigningKey = attrs.field(factory=SigningKey.generate)
@@ -216,12 +218,13 @@ class Machine:
         if with_token and self.access_token is not None:
             headers["authorization"] = f"Bearer {self.access_token}"
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-        request = Request(method, API + path, query, pairs, raw)
+        target = self.prefix + API + path
+        request = Request(method, target, query, pairs, raw)
         added = sign_request(
             request, self.key, authority=self.authority, now=created or self.now(), nonce=new_nonce(ENTROPY)
         )
         headers.update({name.decode(): value.decode() for name, value in added})
-        return Signed(method, API + path, query, headers, raw)
+        return Signed(method, target, query, headers, raw)
 
     async def register(self, client: Any, token: RegistrationToken) -> Answer:
         """Register, and remember who this machine now is."""
@@ -268,9 +271,9 @@ class Machine:
     async def learn_trust(self, client: Any) -> None:
         """Follow the root chain from the pin, and take the command keys of the bundle."""
         root = verify_roots(
-            [(await client.get(f"{API}/trust/root/1")).content], server=self.server, root_fp=self.root_fp
+            [(await client.get(f"{self.prefix}{API}/trust/root/1")).content], server=self.server, root_fp=self.root_fp
         )
-        wire = (await client.get(f"{API}/trust/bundle")).content
+        wire = (await client.get(f"{self.prefix}{API}/trust/bundle")).content
         bundle = verify_bundle(wire, root.key, server=self.server, now=self.now())
         self.command_keys = live_keys(bundle, Role.COMMAND, now=self.now())
 
