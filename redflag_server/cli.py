@@ -33,11 +33,12 @@ from redflag_server.backup.restore import restore
 from redflag_server.backup.words import backup_lines, restore_lines
 from redflag_server.db.pages import MAX_LIMIT, PageOf
 from redflag_server.db.scope import Scope, scoped, whole_installation
+from redflag_server.migrating import migrate_postgresql
 from redflag_server.organizations.service import organization_named, organization_of
 from redflag_server.problems import NotFoundError
 from redflag_server.run import run
 from redflag_server.runtime import Runtime
-from redflag_server.settings import Settings, default_data_directory
+from redflag_server.settings import Settings, check_database, default_data_directory, default_database
 from redflag_server.start import open_runtime
 from redflag_server.trust.operator_keys import add_operator_key, list_operator_keys, revoke_operator_key
 from redflag_server.trust.tables import OperatorKey
@@ -69,6 +70,24 @@ main.add_command(run)
 def version() -> None:
     """Show the version."""
     click.echo(__version__)
+
+
+@main.command()
+@click.option("--database", metavar="URL", help="postgresql://OWNER@HOST/NAME; REDFLAG_DATABASE without it.")
+@click.option("--grant-to", "role", metavar="ROLE", help="The role that serves: it may read and change rows.")
+def migrate(database: str | None, role: str | None) -> None:
+    """Bring a PostgreSQL database to this release's schema, as the role that owns its tables."""
+    url = database or default_database()
+    if url is None:
+        _fail(
+            "say which database: --database postgresql://OWNER@HOST/NAME. With SQLite, a start does it by itself"
+        )
+    try:
+        check_database(url)
+        revision = asyncio.run(migrate_postgresql(url, role))
+    except RedFlagError as error:
+        _fail(error.message)
+    click.echo(f"the database has the schema of this release ({revision})")
 
 
 @main.command("setup-link")
@@ -388,7 +407,8 @@ def _run(data: Path, work: Callable[[Runtime], Awaitable[T]]) -> T:
     """Do *work* on the open server in *data*, or end with one sentence."""
 
     async def opened() -> T:
-        runtime = await open_runtime(Settings(data=data), SystemClock(), SystemEntropy())
+        settings = Settings(data=data, postgresql=default_database())
+        runtime = await open_runtime(settings, SystemClock(), SystemEntropy())
         try:
             return await work(runtime)
         finally:

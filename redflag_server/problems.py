@@ -16,12 +16,13 @@ import attrs
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from redflag_core.encoding import dump_json
 from redflag_core.errors import RedFlagError, StaleError
 from redflag_core.rate_limit import Decision, headers
+from redflag_server.db.duplicates import is_duplicate
 
 logger = logging.getLogger(__name__)
 
@@ -243,8 +244,16 @@ def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Res
 def on_database_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The database is locked, full, read-only or gone: nothing was accepted."""
     logger.error("database error: %s", type(error).__name__, exc_info=error)
-    refusal = UnavailableError("The database does not answer; nothing was accepted. Try again.")
+    refusal = UnavailableError("The database does not answer. Try again.")
     return problem_response(status_of(refusal), refusal.code, refusal.message, refusal.headers)
+
+
+def on_integrity_error(request: Request[Any, Any, Any], error: IntegrityError) -> Response[bytes]:
+    """Another request was a moment earlier with the same. Whatever else contradicts the database is a mistake."""
+    if not is_duplicate(error):
+        return on_unexpected(request, error)
+    refusal = ConflictError("another request did the same a moment earlier: look again")
+    return problem_response(status_of(refusal), refusal.code, refusal.message)
 
 
 def on_unexpected(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -270,6 +279,7 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     RedFlagError: on_redflag_error,
     HTTPException: on_http_error,
     OperationalError: on_database_error,
+    IntegrityError: on_integrity_error,
     PoolTimeoutError: on_database_error,
     Exception: on_unexpected,
 }

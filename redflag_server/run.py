@@ -14,8 +14,8 @@ from redflag_core.system import SystemClock, SystemEntropy
 from redflag_server.accounts.setup import issue_setup_link
 from redflag_server.app import create_app
 from redflag_server.serve import serve, stop_on_signals
-from redflag_server.settings import DEFAULT_PORT, Settings, default_data_directory
-from redflag_server.start import hold_directory, open_runtime
+from redflag_server.settings import DEFAULT_PORT, Settings, default_data_directory, default_database
+from redflag_server.start import hold_place, open_runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,6 +24,12 @@ def listen_options(command: F) -> F:
     """The options that say where a server listens and how it is reached."""
     options = (
         click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory."),
+        click.option(
+            "--database",
+            "postgresql",
+            metavar="URL",
+            help="postgresql://USER@HOST/NAME, also in REDFLAG_DATABASE. Without: SQLite in --data.",
+        ),
         click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
         click.option("--port", default=DEFAULT_PORT, show_default=True, type=int, help="Port to listen on."),
         click.option("--public-url", "public_urls", multiple=True, help="URL under which it is reached."),
@@ -39,7 +45,8 @@ def listen_options(command: F) -> F:
 
 def settings_from(data: Path | None, options: dict[str, Any]) -> Settings:
     """Settings from the options of `listen_options`; raises `ConfigurationError`."""
-    return Settings(data=(data or default_data_directory()).absolute(), **options)
+    database = options.pop("postgresql") or default_database()
+    return Settings(data=(data or default_data_directory()).absolute(), postgresql=database, **options)
 
 
 def end_with_sentence(error: RedFlagError) -> None:
@@ -55,7 +62,7 @@ def run(data: Path | None, **options: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = settings_from(data, options)
-        with hold_directory(settings.data):
+        with hold_place(settings):
             asyncio.run(_run(settings))
     except RedFlagError as error:
         end_with_sentence(error)

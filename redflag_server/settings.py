@@ -40,6 +40,8 @@ class Settings:
         register_limit: Registrations from one address.
         sign_in_limit: Attempts to sign in from one address.
         check_in_seconds: Base interval between check-ins of an agent.
+        postgresql: Address of the database, ``postgresql://...``, perhaps with a password; None for SQLite in the
+            data directory.
     """
 
     data: Path
@@ -55,6 +57,7 @@ class Settings:
     register_limit: RateLimitPolicy = _policy(60, 100)
     sign_in_limit: RateLimitPolicy = _policy(10, 10)
     check_in_seconds: int = 60
+    postgresql: str | None = attrs.field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what must not run."""
@@ -73,6 +76,8 @@ class Settings:
             _check_url(url)
         for proxy in self.trusted_proxies:
             _check_network(proxy)
+        if self.postgresql is not None:
+            check_database(self.postgresql)
 
     @property
     def is_loopback(self) -> bool:
@@ -113,8 +118,8 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the embedded database."""
-        return f"sqlite+aiosqlite:///{self.database}"
+        """Address of the database: PostgreSQL's, or of the embedded one."""
+        return self.postgresql or f"sqlite+aiosqlite:///{self.database}"
 
 
 def default_data_directory() -> Path:
@@ -126,6 +131,29 @@ def default_data_directory() -> Path:
         return Path("/var/lib/redflag")
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "redflag"
+
+
+def default_database() -> str | None:
+    """``REDFLAG_DATABASE``, or None for SQLite in the data directory. Read when asked."""
+    return os.environ.get("REDFLAG_DATABASE") or None
+
+
+def check_database(url: str) -> None:
+    """
+    Refuse what is not the address of a PostgreSQL database, without repeating it: a password may be in it.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            "the database must be postgresql://USER@HOST/NAME; leave it out for SQLite in the data directory"
+        )
 
 
 def authority_of(url: str) -> str:

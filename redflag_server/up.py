@@ -30,7 +30,7 @@ from redflag_server.run import end_with_sentence, listen_options, settings_from
 from redflag_server.runtime import Runtime
 from redflag_server.serve import serve, stop_on_signals
 from redflag_server.settings import Settings
-from redflag_server.start import hold_directory, open_runtime
+from redflag_server.start import hold_place, open_runtime
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def main(data: Path | None, *, no_browser: bool, **options: Any) -> None:
     """Run the server and an agent for this machine. Ctrl-C ends both; the next start finds everything."""
     try:
         settings = settings_from(data, options)
-        with hold_directory(settings.data):
+        with hold_place(settings):
             asyncio.run(_up(settings, UpConsole(Console(highlight=False)), open_browser=not no_browser))
     except RedFlagError as error:
         end_with_sentence(error)

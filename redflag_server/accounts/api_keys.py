@@ -95,6 +95,7 @@ async def revoke_key(runtime: Runtime, visible: Scope, key_id: UUID, reason: str
     """
     now = runtime.clock.now()
     query = visible.select(Credential).where(Credential.id == key_id, Credential.kind == CredentialKind.API_KEY)
+    query = query.with_for_update()
     async with runtime.database.write() as session:
         key: Credential | None = (await session.scalars(query)).one_or_none()
         if key is None:

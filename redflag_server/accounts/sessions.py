@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.enrolment import new_secret, secret_digest
@@ -107,7 +107,9 @@ async def _end_dead_sessions(session: AsyncSession, runtime: Runtime) -> None:
     dead = or_(
         Credential.revoked_at.is_not(None), Credential.expires_at <= now, Credential.last_used_at <= now - IDLE
     )
-    await session.execute(delete(Credential).where(Credential.kind == CredentialKind.SESSION, dead))
+    # Those that another sign-in removes are left to it: two must not wait for each other in a circle.
+    free = select(Credential.id).where(Credential.kind == CredentialKind.SESSION, dead)
+    await session.execute(delete(Credential).where(Credential.id.in_(free.with_for_update(skip_locked=True))))
 
 
 async def _record_refusal(runtime: Runtime, user: User | None, address: str) -> None:

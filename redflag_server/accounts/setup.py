@@ -19,6 +19,7 @@ from redflag_server.accounts.permissions import UserRole
 from redflag_server.accounts.sessions import open_session
 from redflag_server.accounts.tables import SetupLink
 from redflag_server.accounts.users import account_name, has_owner, store_user
+from redflag_server.db.locks import Lock, take
 from redflag_server.events.recorder import record
 from redflag_server.problems import InvalidRequestError, NotFoundError
 from redflag_server.published import published
@@ -36,6 +37,7 @@ async def issue_setup_link(runtime: Runtime) -> str | None:
     """
     now, secret = runtime.clock.now(), new_secret(runtime.entropy)
     async with runtime.database.write() as session:
+        await take(session, Lock.SETUP)
         if await has_owner(session):
             return None
         await session.merge(SetupLink(id=1, digest=secret_digest(secret), expires_at=now + VALID))
@@ -89,6 +91,7 @@ async def complete_setup(
         raise InvalidRequestError("the two passwords are not the same")
     kept = await runtime.passwords.hash(password)
     async with runtime.database.write() as session:
+        await take(session, Lock.SETUP)
         await _check(session, runtime, secret)
         # Taken by one statement: also where writers do not take turns, one of several wins.
         taken = await session.scalar(

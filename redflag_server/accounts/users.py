@@ -2,10 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,6 +14,7 @@ from redflag_server.accounts.passwords import check_password
 from redflag_server.accounts.permissions import UserRole
 from redflag_server.accounts.schema import UserItem
 from redflag_server.accounts.tables import User
+from redflag_server.db.duplicates import is_duplicate
 from redflag_server.db.pages import Page, PageOf, fetch_page
 from redflag_server.db.scope import Scope
 from redflag_server.events.recorder import record
@@ -88,7 +90,9 @@ async def store_user(
     session.add(user)
     try:
         await session.flush()
-    except IntegrityError:
+    except IntegrityError as error:
+        if not is_duplicate(error):
+            raise
         raise ConflictError(f"there is a user {name} already: choose another name") from None
     await record(
         session,
@@ -111,13 +115,14 @@ async def disable_user(runtime: Runtime, visible: Scope, user_id: UUID, reason: 
     """
     now = runtime.clock.now()
     async with runtime.database.write() as session:
-        user: User | None = (await session.scalars(visible.select(User).where(User.id == user_id))).one_or_none()
+        owners = await _lock_owners(session)  # of two owners who disable each other, one stays
+        query = visible.select(User).where(User.id == user_id).with_for_update(key_share=True)
+        user: User | None = (await session.scalars(query)).one_or_none()
         if user is None:
             raise NotFoundError("there is no such user")
         if user.disabled_at is not None:
             return user_item(user)
-        is_owner = user.role == UserRole.OWNER and user.organization_id is None
-        if is_owner and await _owners(session) == 1:
+        if owners == [user.id]:
             raise ConflictError(f"{user.name} is the last owner: make another one first")
         user.disabled_at = now
         await record(
@@ -152,9 +157,9 @@ async def find_user(session: AsyncSession, name: str) -> User | None:
     return user
 
 
-async def _owners(session: AsyncSession) -> int:
-    """Owners of the whole installation who can sign in."""
-    query = select(func.count()).where(
+async def _lock_owners(session: AsyncSession) -> Sequence[UUID]:
+    """Owners of the whole installation who can sign in, locked in the order of their ids."""
+    query = select(User.id).where(
         User.role == UserRole.OWNER, User.disabled_at.is_(None), User.organization_id.is_(None)
     )
-    return (await session.scalars(query)).one()
+    return (await session.scalars(query.order_by(User.id).with_for_update(key_share=True))).all()

@@ -22,6 +22,7 @@ from redflag_core.messages import ExecutorState
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import STATUS_MESSAGES
 from redflag_server.db.engine import wake_after_commit
+from redflag_server.db.locks import Lock, take
 from redflag_server.events.recorder import record
 from redflag_server.plans.follow import agent_rebooted
 from redflag_server.problems import AgentStateError, DuplicateMachineError
@@ -155,6 +156,7 @@ async def refuse_duplicate(session: AsyncSession, evidence: MachineEvidence) -> 
     Raises:
         DuplicateMachineError: Another agent has this machine id.
     """
+    await take(session, Lock.MACHINE, evidence.binding)
     query = select(Agent.id).where(Agent.machine_binding == evidence.binding, Agent.status != AgentStatus.REVOKED)
     if (await session.scalars(query.limit(1))).first() is not None:
         raise DuplicateMachineError("another agent has this machine id: use a random one, and register again")

@@ -14,6 +14,7 @@ from redflag_core.machine import MachineEvidence
 from redflag_server.agents.tables import Agent
 from redflag_server.commands.queue import end_all
 from redflag_server.db.engine import wake_after_commit
+from redflag_server.db.locks import Lock, take
 from redflag_server.db.scope import Scope
 from redflag_server.events.recorder import record
 from redflag_server.problems import ConflictError, NotFoundError
@@ -48,7 +49,7 @@ async def act(runtime: Runtime, visible: Scope, agent_id: UUID, action: AgentAct
     """
     now = runtime.clock.now()
     async with runtime.database.write() as session:
-        query = visible.select(Agent).where(Agent.id == agent_id).with_for_update()
+        query = visible.select(Agent).where(Agent.id == agent_id).with_for_update(key_share=True)
         agent: Agent | None = (await session.scalars(query)).one_or_none()
         if agent is None:
             raise NotFoundError("there is no such machine")
@@ -100,6 +101,7 @@ async def _adopt(session: AsyncSession, agent: Agent, presented: dict[str, Any],
 
 async def _refuse_duplicate(session: AsyncSession, agent: Agent, evidence: MachineEvidence) -> None:
     """A machine id belongs to one machine of the installation, whoever may see it."""
+    await take(session, Lock.MACHINE, evidence.binding)
     query = select(Agent.id).where(
         Agent.machine_binding == evidence.binding, Agent.id != agent.id, Agent.status != AgentStatus.REVOKED
     )

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -25,6 +26,8 @@ from redflag_server.agents.admission import refuse_duplicate
 from redflag_server.agents.statements import check_proof
 from redflag_server.agents.tables import Agent, RegistrationToken
 from redflag_server.checkin.authentication import VerifiedNewcomer
+from redflag_server.db.duplicates import is_duplicate
+from redflag_server.db.locks import Lock, take
 from redflag_server.events.recorder import record
 from redflag_server.problems import RegistrationConflictError, RegistrationRefusedError
 from redflag_server.runtime import Runtime
@@ -54,10 +57,11 @@ async def register(runtime: Runtime, newcomer: VerifiedNewcomer, body: Register)
         evidence_digest=evidence.digest,
     )
     async with runtime.database.write() as session:
+        await take(session, Lock.MACHINE, evidence.binding)  # the same registration may come twice at once
         recorded = await _recorded(session, claim)
         verdict = judge_registration(_claim_of(recorded), claim)
         if verdict is RegistrationVerdict.CONFLICT:
-            raise RegistrationConflictError("this key is registered already, with other data: make new keys")
+            raise _conflict()
         if verdict is RegistrationVerdict.REPEAT:
             return _registered(runtime, recorded)
         now = runtime.clock.now()
@@ -66,9 +70,18 @@ async def register(runtime: Runtime, newcomer: VerifiedNewcomer, body: Register)
         await _take_seat(session, token)
         agent = _new_agent(token, body, claim=claim, evidence=evidence, address=newcomer.address, now=now)
         session.add(agent)
-        await session.flush()
+        try:
+            await session.flush()
+        except IntegrityError as error:
+            if not is_duplicate(error):
+                raise
+            raise _conflict() from None  # another machine with this key was a moment earlier
         await _record_registration(session, agent, token, newcomer.address)
         return _registered(runtime, agent)
+
+
+def _conflict() -> RegistrationConflictError:
+    return RegistrationConflictError("this key is registered already, with other data: make new keys")
 
 
 async def _recorded(session: AsyncSession, claim: RegistrationClaim) -> Agent | None:
@@ -89,7 +102,7 @@ async def _usable_token(
     session: AsyncSession, token_id: str, digest: bytes, address: str, now: datetime
 ) -> RegistrationToken:
     """The token, if it can be used at all; whether a seat is left is decided when it is taken."""
-    token = await session.get(RegistrationToken, _uuid(token_id))
+    token = await session.get(RegistrationToken, _uuid(token_id), with_for_update={"key_share": True})
     # One sentence for all: a guesser learns nothing about tokens that exist.
     refused = RegistrationRefusedError("the registration token is not valid (any more): ask for a new one")
     if token is None or not hmac.compare_digest(token.digest, digest):

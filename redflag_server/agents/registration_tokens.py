@@ -95,6 +95,7 @@ async def revoke_token(runtime: Runtime, visible: Scope, token_id: UUID, reason:
     """
     now = runtime.clock.now()
     query = visible.select(tables.RegistrationToken).where(tables.RegistrationToken.id == token_id)
+    query = query.with_for_update(key_share=True)
     async with runtime.database.write() as session:
         token: tables.RegistrationToken | None = (await session.scalars(query)).one_or_none()
         if token is None:

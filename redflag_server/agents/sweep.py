@@ -19,7 +19,7 @@ async def mark_changed_hardware(runtime: Runtime) -> None:
         query = select(Agent).where(
             Agent.status == AgentStatus.ACTIVE, Agent.mismatch_since <= since, Agent.last_match_at <= since
         )
-        for agent in await session.scalars(query.with_for_update()):
+        for agent in await session.scalars(query.order_by(Agent.id).with_for_update(key_share=True)):
             agent.status = AgentStatus.HARDWARE_CHANGED
             agent.status_reason = "for a day only other hardware used its key"
             agent.status_at = now

@@ -37,6 +37,7 @@ from redflag_server.approvals.listing import summary
 from redflag_server.approvals.schema import StoredApproval
 from redflag_server.approvals.tables import CoveredCommand
 from redflag_server.commands.tables import Command
+from redflag_server.db.duplicates import is_duplicate
 from redflag_server.db.scope import Scope
 from redflag_server.events.recorder import record
 from redflag_server.problems import ConflictError, InvalidRequestError, NotFoundError
@@ -167,7 +168,9 @@ async def _store_once(
     try:
         async with session.begin_nested():
             await _store(session, row, leaves)
-    except IntegrityError:
+    except IntegrityError as error:
+        if not is_duplicate(error):
+            raise
         known = await _stored(session, row.signed_id)
         if known is None:
             raise

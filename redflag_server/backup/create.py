@@ -28,6 +28,7 @@ from redflag_core.keyfiles import read_key, read_private, read_secret, sync_dire
 from redflag_core.ports import Clock
 from redflag_server.backup.archive import (
     DATABASE,
+    KEYS,
     MEMBERS,
     NEEDED,
     BackupError,
@@ -37,9 +38,10 @@ from redflag_server.backup.archive import (
     describe,
 )
 from redflag_server.backup.contents import check_database
-from redflag_server.backup.placement import finish_restore
+from redflag_server.backup.placement import finish_restore, uses_postgresql
 from redflag_server.db import migrate
-from redflag_server.db.engine import BUSY_TIMEOUT_MS, Database
+from redflag_server.db.engine import Database
+from redflag_server.db.sqlite import BUSY_TIMEOUT_MS
 from redflag_server.events.recorder import record
 from redflag_server.settings import Settings
 
@@ -76,6 +78,7 @@ def back_up_to_file(data: Path, target: Path, *, overwrite: bool, now: datetime)
     Raises:
         ConfigurationError: It cannot be made there, or not of this server. The message says what to do.
     """
+    _refuse_postgresql(data)
     _check_target(data, target, overwrite=overwrite)
     with _scratch(target.parent) as scratch, _sentences(data, target):
         made = scratch / "archive"
@@ -94,6 +97,7 @@ def back_up_to_stream(data: Path, out: BinaryIO, *, now: datetime) -> Backup:
     Raises:
         ConfigurationError: It cannot be made. What was written until then is no backup, and is refused as one.
     """
+    _refuse_postgresql(data)
     with _scratch(Path(tempfile.gettempdir())) as scratch, _sentences(data, scratch):
         backup = _write(data, scratch, out, now)
         out.flush()
@@ -125,6 +129,14 @@ async def note_backup(data: Path, backup: Backup, to: str, *, clock: Clock, acto
     finally:
         await database.close()
     return True
+
+
+def _refuse_postgresql(data: Path) -> None:
+    if uses_postgresql(data):
+        raise ConfigurationError(
+            "this command cannot back up a server on PostgreSQL yet: dump the database with pg_dump, and copy "
+            f"{data / KEYS}"
+        )
 
 
 def _write(data: Path, scratch: Path, out: BinaryIO, now: datetime) -> Backup:

@@ -37,6 +37,9 @@ PARTS: Final = {
 }
 """What is put in place, and which files of the old server must not stay beside it."""
 
+POSTGRESQL: Final = "postgresql"
+"""A file that says that the database is not here: without it, a start would found a second server here."""
+
 SHARED_BYTES: Final = (510, 0x4000_0002)
 """Length and start of the bytes that everybody locks who has a SQLite database open (its "shared" lock)."""
 
@@ -46,9 +49,19 @@ def holds_server(data: Path) -> bool:
     return any(os.path.lexists(data / name) for name in (READY, *itertools.chain(*PARTS.values())))
 
 
+def holds_database(data: Path) -> bool:
+    """Whether the database of a server is in this directory."""
+    return any(os.path.lexists(data / name) for name in (READY, DATABASE))
+
+
 def is_founded(data: Path) -> bool:
     """Whether a server in this directory could be opened."""
-    return any(os.path.lexists(data / name) for name in (READY, DATABASE))
+    return holds_database(data) or uses_postgresql(data)
+
+
+def uses_postgresql(data: Path) -> bool:
+    """Whether the server of this directory has its database in PostgreSQL."""
+    return os.path.lexists(data / POSTGRESQL)
 
 
 @contextmanager

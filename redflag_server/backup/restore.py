@@ -24,7 +24,15 @@ from redflag_core.ports import Clock, Entropy
 from redflag_server.backup.anew import Outcome, begin_anew
 from redflag_server.backup.archive import DATABASE, KEYS, BackupError, Manifest, read_archive
 from redflag_server.backup.contents import Facts, check_database, check_schema, check_trust
-from redflag_server.backup.placement import NEW, PARTS, decide, finish_restore, holds_server, sole_use
+from redflag_server.backup.placement import (
+    NEW,
+    PARTS,
+    decide,
+    finish_restore,
+    holds_server,
+    sole_use,
+    uses_postgresql,
+)
 from redflag_server.db import migrate
 from redflag_server.db.engine import Database
 from redflag_server.settings import Settings
@@ -144,6 +152,11 @@ def _check_target(data: Path, *, replace: bool) -> None:
         return
     if data.stat().st_uid != os.geteuid():
         raise ConfigurationError(f"{data} belongs to another user: run as that user")
+    if uses_postgresql(data):
+        raise ConfigurationError(
+            f"the server in {data} has its database in PostgreSQL, into which no backup can be restored yet: name "
+            "another --data"
+        )
     if holds_server(data) and not replace:
         raise ConfigurationError(
             f"there is a server in {data}: name another --data, or say --replace to put that one aside"

@@ -38,10 +38,9 @@ from redflag_server.addresses import client_address
 from redflag_server.agents import access_tokens
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import AgentRequest, claim, not_free
-from redflag_server.checkin.nonces import NonceUse, claim_nonces
+from redflag_server.checkin.nonces import NonceUse, claim_nonces, nonce_horizon
 from redflag_server.problems import TokenError, UnsupportedEncodingError
 from redflag_server.runtime import Runtime
-from redflag_server.trust.tables import ServerState
 
 
 @attrs.frozen
@@ -210,7 +209,7 @@ async def _verify_newcomer(runtime: Runtime, parsed: ParsedRequest, address: str
     key = codec.parse(Register, parsed.body, max_bytes=MAX_SMALL_BODY).agent_key.open()
     request = parsed.verify(key)
     async with runtime.database.write() as session:
-        horizon = (await session.scalars(select(ServerState.nonce_horizon))).one()
+        horizon = await nonce_horizon(session)
         use = NonceUse(request.created, request.key_id, request.nonce)
         free = await claim_nonces(session, [use], horizon=horizon)
     if not free:

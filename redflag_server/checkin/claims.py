@@ -20,9 +20,8 @@ from redflag_core.rate_limit import RateLimitPolicy, step
 from redflag_core.signed_requests import VerifiedRequest
 from redflag_server.agents.access_tokens import AccessClaims
 from redflag_server.agents.tables import Agent
-from redflag_server.checkin.nonces import NonceUse, claim_nonces
+from redflag_server.checkin.nonces import NonceUse, claim_nonces, nonce_horizon
 from redflag_server.problems import AgentStateError, RateLimitedError, TokenError, UnavailableError
-from redflag_server.trust.tables import ServerState
 
 LIMIT_NAME: Final = "agent"
 
@@ -78,7 +77,7 @@ async def claim(
     Returns:
         For each request the agent's record (a row of `Agent`, locked), or the refusal.
     """
-    horizon = (await session.scalars(select(ServerState.nonce_horizon))).one()
+    horizon = await nonce_horizon(session)
     free = await claim_nonces(session, [entry.nonce_use for entry in requests], horizon=horizon)
     agents = await _agents(session, {entry.agent_id for entry in requests})
     arrivals: dict[UUID, float] = {}
@@ -153,7 +152,7 @@ def not_free(created: int, *, horizon: int, now: datetime) -> RedFlagError:
 
 async def _agents(session: AsyncSession, ids: set[UUID]) -> dict[UUID, Any]:
     # Locked in the order of their ids: crossing batches of two replicas must not wait in a circle.
-    query = select(Agent.__table__).where(Agent.id.in_(ids)).order_by(Agent.id).with_for_update()
+    query = select(Agent.__table__).where(Agent.id.in_(ids)).order_by(Agent.id).with_for_update(key_share=True)
     return {row.id: row for row in await session.execute(query)}
 
 

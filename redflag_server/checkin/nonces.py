@@ -8,19 +8,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.freshness import next_horizon
+from redflag_server.checkin.picture import NonceUse
 from redflag_server.checkin.tables import Nonce
 from redflag_server.events.recorder import record
 from redflag_server.runtime import Runtime
 from redflag_server.trust.tables import ServerState
 
 
-@attrs.frozen(order=True)
-class NonceUse:
-    """One use of a nonce by a verified request."""
-
-    created: int
-    key_id: str
-    nonce: str
+async def nonce_horizon(session: AsyncSession) -> int:
+    """The horizon. It stays until the transaction ends: what is claimed above it is not forgotten meanwhile."""
+    return (await session.scalars(select(ServerState.nonce_horizon).with_for_update(read=True))).one()
 
 
 async def claim_nonces(session: AsyncSession, uses: Sequence[NonceUse], *, horizon: int) -> set[NonceUse]:
@@ -54,7 +51,7 @@ async def purge_nonces(runtime: Runtime) -> None:
     """
     now = runtime.clock.now()
     async with runtime.database.write() as session:
-        stored = (await session.scalars(select(ServerState.nonce_horizon))).one()
+        stored = (await session.scalars(select(ServerState.nonce_horizon).with_for_update(key_share=True))).one()
         horizon = next_horizon(stored, now)
         if horizon == stored:
             return

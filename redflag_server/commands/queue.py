@@ -38,9 +38,11 @@ from redflag_core.commands import (
 )
 from redflag_core.enrolment import AgentStatus
 from redflag_core.patching.plan_states import OPEN
+from redflag_server.agents.locks import lock_agents
 from redflag_server.agents.tables import Agent
 from redflag_server.commands.changes import RELEASED, REVOKED, Change, end, tell
 from redflag_server.commands.tables import Command, CommandSubject
+from redflag_server.db.duplicates import is_duplicate
 from redflag_server.db.engine import wake_after_commit
 from redflag_server.plans.changes import drop
 from redflag_server.plans.tables import Plan
@@ -93,6 +95,7 @@ async def order(session: AsyncSession, actor: str, new: NewCommand, now: datetim
         MalformedError: The parameters are too large for one command.
     """
     params, subjects = dump_params(new.params), subjects_of(new.type, new.params)
+    await lock_agents(session, [new.agent_id])
     machine = await _machine(session, new.agent_id)
     known = await _live_about(session, new, subjects)
     if known is not None:
@@ -103,7 +106,9 @@ async def order(session: AsyncSession, actor: str, new: NewCommand, now: datetim
     try:
         async with session.begin_nested():
             await _store(session, command, subjects)
-    except IntegrityError:
+    except IntegrityError as error:
+        if not is_duplicate(error):
+            raise
         known = await _live_about(session, new, subjects)  # another transaction was a moment earlier
         if known is None:
             raise

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core.commands import CommandType, HeartbeatParams, Params, ScanParams
+from redflag_server.agents.locks import lock_agents
 from redflag_server.agents.tables import Agent
 from redflag_server.commands import queue
 from redflag_server.commands.listing import command_item
@@ -35,6 +36,7 @@ async def order_command(runtime: Runtime, visible: Scope, new: NewOrder) -> Orde
     """
     agent_id, params, now = uuid_of("agent_id", new.agent_id), _params(new), runtime.clock.now()
     async with runtime.database.write() as session:
+        await lock_agents(session, [] if agent_id is None else [agent_id])
         machine = (await session.scalars(visible.select(Agent).where(Agent.id == agent_id))).one_or_none()
         if machine is None:
             raise NotFoundError("there is no such machine")
@@ -65,6 +67,7 @@ async def act(runtime: Runtime, visible: Scope, command_id: UUID, how: Act, reas
     """
     now = runtime.clock.now()
     async with runtime.database.write() as session:
+        await lock_agents(session, visible.select(Command, Command.agent_id).where(Command.id == command_id))
         query = visible.select(Command).where(Command.id == command_id).with_for_update()
         command = (await session.scalars(query)).one_or_none()
         if command is None:

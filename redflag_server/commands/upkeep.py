@@ -20,6 +20,7 @@ from redflag_core.command_queue import (
     is_overdue,
     may_end_unanswered,
 )
+from redflag_server.agents.locks import lock_agents
 from redflag_server.commands.changes import Change, change, tell
 from redflag_server.commands.leasing import SERVER, expire
 from redflag_server.commands.tables import Command
@@ -53,10 +54,12 @@ async def _each(runtime: Runtime, conditions: tuple[Any, ...], look: Look) -> No
     """Look at each command that fits, some at a time, in the order of their ids."""
     last: UUID | None = None
     while True:
-        query = select(Command).where(*conditions).order_by(Command.id).limit(AT_ONCE).with_for_update()
+        query = select(Command.id, Command.agent_id).where(*conditions).order_by(Command.id).limit(AT_ONCE)
         async with runtime.database.write() as session:
-            found = (await session.scalars(query if last is None else query.where(Command.id > last))).all()
-            for command in found:
+            found = (await session.execute(query if last is None else query.where(Command.id > last))).all()
+            await lock_agents(session, {row.agent_id for row in found})
+            still = select(Command).where(*conditions, Command.id.in_([row.id for row in found]))
+            for command in (await session.scalars(still.order_by(Command.id).with_for_update())).all():
                 await look(session, command, runtime.clock.now())
         if len(found) < AT_ONCE:
             return

@@ -1,4 +1,9 @@
-"""Bring the database to this release's schema: Alembic, in one transaction, before serving."""
+"""
+Bring the database to this release's schema: Alembic, in one transaction, before serving.
+
+A server does so itself with SQLite. With PostgreSQL the owner of the tables does, with ``redflag server migrate``:
+the role that serves owns nothing, and can change data only.
+"""
 
 from pathlib import Path
 
@@ -7,9 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from redflag_core.errors import ConfigurationError
 from redflag_server.db.engine import Database
 from redflag_server.db.tables import metadata
 
@@ -34,6 +40,47 @@ async def upgrade(database: Database) -> None:
             await connection.run_sync(_refuse_dangling)
     finally:
         await schema.close()
+
+
+async def grant(database: Database, role: str) -> None:
+    """
+    Let the role that serves read and change rows, and nothing else.
+
+    Args:
+        database: PostgreSQL, as the owner of the tables.
+        role: Its name.
+
+    Raises:
+        DatabaseError: There is no such role.
+    """
+    async with database.write() as session:
+        quoted = session.get_bind().dialect.identifier_preparer.quote_identifier(role)
+        schema = (await session.scalars(text("SELECT quote_ident(current_schema())"))).one()
+        await session.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}"))
+        rights = f"SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}"
+        await session.execute(text(f"GRANT {rights} TO {quoted}"))
+        await session.execute(text(f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {quoted}"))
+
+
+async def check(database: Database) -> None:
+    """
+    Refuse a schema that is not the one of this release.
+
+    Raises:
+        ConfigurationError: It is not. The message says what to do.
+    """
+    async with database.read() as session:
+        found = await (await session.connection()).run_sync(_revisions)
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    if not found <= known:
+        raise ConfigurationError(
+            f"the database has the schema of a newer release ({', '.join(sorted(found))}): run that release"
+        )
+    if found != heads():
+        held = "no schema yet" if not found else f"the schema of an older release ({', '.join(sorted(found))})"
+        raise ConfigurationError(
+            f"the database has {held}: run `redflag server migrate` as the role that owns its tables"
+        )
 
 
 async def pending(database: Database) -> bool:
@@ -70,8 +117,16 @@ def _refuse_dangling(connection: Connection) -> None:
 
 
 def _pending(connection: Connection) -> bool:
-    heads = set(ScriptDirectory.from_config(alembic_config()).get_heads())
-    return set(MigrationContext.configure(connection).get_current_heads()) != heads
+    return _revisions(connection) != heads()
+
+
+def _revisions(connection: Connection) -> set[str]:
+    return set(MigrationContext.configure(connection).get_current_heads())
+
+
+def heads() -> set[str]:
+    """Revision of this release's schema."""
+    return set(ScriptDirectory.from_config(alembic_config()).get_heads())
 
 
 def _differences(connection: Connection) -> list[object]:

@@ -6,10 +6,11 @@ a machine.
 """
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
+from redflag_server.agents.locks import lock_agents
 from redflag_server.client_errors.tables import ClientError, ErrorBatch
 from redflag_server.packages.tables import Package, ScanReport
 from redflag_server.runtime import Runtime
@@ -21,6 +22,9 @@ KEEP_ERRORS: Final = timedelta(days=90)
 KEEP_GONE_PACKAGES: Final = timedelta(days=90)
 """Packages that are no longer installed: after a quarter, one that comes back is a new one."""
 
+MACHINES_AT_ONCE: Final = 200
+"""Machines whose packages are forgotten in one transaction: their check-ins wait for it."""
+
 
 async def forget_old(runtime: Runtime) -> None:
     """Delete what nobody needs any more."""
@@ -29,5 +33,16 @@ async def forget_old(runtime: Runtime) -> None:
         await session.execute(delete(ScanReport).where(ScanReport.received_at < now - KEEP_REPORTS))
         await session.execute(delete(ErrorBatch).where(ErrorBatch.received_at < now - KEEP_REPORTS))
         await session.execute(delete(ClientError).where(ClientError.last_seen_at < now - KEEP_ERRORS))
-        gone = (Package.present.is_(False), Package.state_at < now - KEEP_GONE_PACKAGES)
-        await session.execute(delete(Package).where(*gone))
+    gone = (Package.present.is_(False), Package.state_at < now - KEEP_GONE_PACKAGES)
+    while await _forget_packages(runtime, gone):
+        pass
+
+
+async def _forget_packages(runtime: Runtime, gone: tuple[Any, ...]) -> bool:
+    """Forget those of some machines; whether there may be more."""
+    async with runtime.database.write() as session:
+        query = select(Package.agent_id).where(*gone).distinct().limit(MACHINES_AT_ONCE)
+        agents = (await session.scalars(query)).all()
+        await lock_agents(session, agents)
+        await session.execute(delete(Package).where(Package.agent_id.in_(agents), *gone))
+    return len(agents) == MACHINES_AT_ONCE

@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 from sqlalchemy import or_, select, update
 
+from redflag_server.db.locks import Lock, take
 from redflag_server.jobs.tables import Schedule
 from redflag_server.runtime import Runtime
 
@@ -41,6 +42,7 @@ class Job:
 async def prepare(runtime: Runtime, jobs: Mapping[str, Job]) -> None:
     """Make the rows that are missing, due at once."""
     async with runtime.database.write() as session:
+        await take(session, Lock.FOUNDING)
         known = set((await session.scalars(select(Schedule.name))).all())
         session.add_all(
             Schedule(name=name, next_due=runtime.clock.now()) for name in sorted(jobs) if name not in known

@@ -19,6 +19,7 @@ from redflag_core.errors import IllegalMoveError
 from redflag_core.patching import DECISIONS, MOVES, Decision, Move, Sighting
 from redflag_core.patching.states import UNDECIDED, why_not_until
 from redflag_core.scanning import PackageState
+from redflag_server.agents.locks import lock_agents
 from redflag_server.agents.tables import Agent
 from redflag_server.db.scope import Scope
 from redflag_server.packages.listing import PackageFilter, select_packages
@@ -169,6 +170,7 @@ async def _decide_some(
     runtime: Runtime, visible: Scope, wanted: Sequence[UUID], verdict: Verdict, now: datetime
 ) -> list[DecidedPackage]:
     async with runtime.database.write() as session:
+        await lock_agents(session, visible.select(Package, Package.agent_id).where(Package.id.in_(wanted)))
         query = visible.select(Package).where(Package.id.in_(wanted)).with_for_update()
         found = (await session.scalars(query)).all()
         outcomes = await _decide(session, visible, list(found), verdict, now)
@@ -210,10 +212,13 @@ async def decide_matching(
             machine = visible.select(Agent, Agent.id).where(Agent.id == wanted.agent_id)
             if (await session.scalars(machine)).one_or_none() is None:
                 raise NotFoundError("there is no such machine")
-        query = select_packages(visible, wanted, Package).order_by(Package.id).limit(MAX_AT_ONCE + 1)
-        packages = list((await session.scalars(query.with_for_update())).all())
+        query = select_packages(visible, wanted, Package.id, Package.agent_id).order_by(Package.id)
+        found = (await session.execute(query.limit(MAX_AT_ONCE + 1))).all()
+        await lock_agents(session, {row.agent_id for row in found})
+        still = select_packages(visible, wanted, Package).where(Package.id.in_([row.id for row in found]))
+        packages = list((await session.scalars(still.order_by(Package.id).with_for_update())).all())
         kept = _kept(packages, decision, wanted)
-        if len(packages) > MAX_AT_ONCE:
+        if len(found) > MAX_AT_ONCE:
             raise ConflictError(
                 f"the filter finds more than {MAX_AT_ONCE} packages: narrow it; nothing was decided"
             )
@@ -246,15 +251,20 @@ async def end_decisions(runtime: Runtime) -> None:
 async def _end_some(runtime: Runtime) -> bool:
     now = runtime.clock.now()
     async with runtime.database.write() as session:
-        query = select(Package).where(Package.decided_until <= now).order_by(Package.decided_until, Package.id)
-        packages = (await session.scalars(query.limit(ENDS_AT_ONCE).with_for_update())).all()
+        over = Package.decided_until <= now
+        query = select(Package.id, Package.agent_id).where(over).order_by(Package.decided_until, Package.id)
+        found = (await session.execute(query.limit(ENDS_AT_ONCE))).all()
+        await lock_agents(session, {row.agent_id for row in found})
+        still = select(Package).where(over, Package.id.in_([row.id for row in found]))
+        in_order = still.order_by(Package.decided_until, Package.id)
+        packages = (await session.scalars(in_order.with_for_update())).all()
         moves, working = PackageMoves(session, "server", now), await scanners_ok(session, packages)
         for package in packages:
             before, reason = package.state.replace("_", " "), package.decision_reason
             why = f"the time for which it was {before} is over ({reason})"
             moves.move(package, Move.REOPEN, _seen(package, working), why=why, told=_ENDED)
         await moves.store()
-    return len(packages) == ENDS_AT_ONCE
+    return len(found) == ENDS_AT_ONCE
 
 
 # --- one decision ---

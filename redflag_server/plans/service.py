@@ -23,6 +23,7 @@ from redflag_core.errors import IllegalMoveError, MalformedError
 from redflag_core.patching import Move, PackageTarget, PlanState, Transaction
 from redflag_core.patching.plan import MAX_TARGETS
 from redflag_core.scanning import PackageState
+from redflag_server.agents.locks import lock_agents
 from redflag_server.agents.tables import Agent
 from redflag_server.approvals.service import LiveApproval
 from redflag_server.commands.queue import NewCommand, cancel, order
@@ -88,6 +89,7 @@ async def make_plans(runtime: Runtime, visible: Scope, package_ids: Iterable[UUI
     if not 1 <= len(wanted) <= MAX_AT_ONCE:
         raise InvalidRequestError(f"name 1 to {MAX_AT_ONCE} packages at once")
     async with runtime.database.write() as session:
+        await lock_agents(session, visible.select(Package, Package.agent_id).where(Package.id.in_(wanted)))
         query = visible.select(Package).where(Package.id.in_(wanted)).order_by(Package.name, Package.arch)
         packages = (await session.scalars(query.with_for_update())).all()
         if len(packages) < len(wanted):
@@ -131,6 +133,7 @@ async def plan_machine(runtime: Runtime, visible: Scope, agent_id: UUID, reason:
         hostname = await session.scalar(visible.select(Agent, Agent.hostname).where(Agent.id == agent_id))
         if hostname is None:
             raise NotFoundError("there is no such machine")
+        await lock_agents(session, [agent_id])
         query = visible.select(Package).where(Package.agent_id == agent_id, Package.state == PackageState.APPROVED)
         in_order = query.order_by(Package.security.desc(), Package.name, Package.arch)
         packages = (await session.scalars(in_order.with_for_update())).all()
@@ -395,6 +398,7 @@ async def install_plan(runtime: Runtime, visible: Scope, plan_id: UUID, reason: 
 
 
 async def _plan(session: AsyncSession, visible: Scope, plan_id: UUID) -> Plan:
+    await lock_agents(session, visible.select(Plan, Plan.agent_id).where(Plan.id == plan_id))
     found: Plan | None = (
         await session.scalars(visible.select(Plan).where(Plan.id == plan_id).with_for_update())
     ).one_or_none()

@@ -18,6 +18,7 @@ from redflag_core.errors import MalformedError
 from redflag_core.keys import VerifyKey
 from redflag_core.messages import Role, TrustBundle, TrustedKey
 from redflag_core.trust import live_keys
+from redflag_server.db.locks import Lock, take
 from redflag_server.events.recorder import record
 from redflag_server.problems import ConflictError, InvalidRequestError, NotFoundError
 from redflag_server.runtime import Runtime
@@ -51,6 +52,7 @@ async def add_operator_key(
     """
     key, now = _public_key(public_key), runtime.clock.now()
     async with runtime.database.write() as session:
+        await take(session, Lock.TRUST)
         known = (await session.scalars(select(OperatorKey))).all()
         _check_new(known, key, _name(name))
         held = read_bundle(await current_bundle(session))
@@ -92,6 +94,7 @@ async def revoke_operator_key(runtime: Runtime, name_or_id: str, reason: str, ac
     """
     now = runtime.clock.now()
     async with runtime.database.write() as session:
+        await take(session, Lock.TRUST)
         row = _named((await session.scalars(select(OperatorKey))).all(), name_or_id)
         if row.revoked_at is not None:
             return row

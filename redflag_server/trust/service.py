@@ -17,6 +17,7 @@ from redflag_core.keys import SigningKey
 from redflag_core.messages import MAX_BUNDLE_BYTES, Role, TrustBundle, TrustedKey
 from redflag_core.ports import Clock, Entropy
 from redflag_core.trust import first_root, new_bundle, renewal_due, sign_bundle
+from redflag_server.db.locks import Lock, take
 from redflag_server.events.recorder import record
 from redflag_server.events.tables import Event
 from redflag_server.trust.keystore import KeyStore
@@ -56,6 +57,7 @@ async def renew(session: AsyncSession, root: SigningKey | None, *, now: datetime
     Returns:
         Whether a new one was issued. Without the root key on the server nothing is.
     """
+    await take(session, Lock.TRUST)
     held = read_bundle(await current_bundle(session))
     if not renewal_due(held, now=now):
         return False

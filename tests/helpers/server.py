@@ -1,4 +1,4 @@
-"""A server under test: the real application on a real SQLite file, with a clock that tests move."""
+"""A server under test: the real application on a real database, with a clock that tests move."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -24,6 +24,7 @@ from redflag_server.events.tables import Event
 from redflag_server.organizations.tables import INSTALLATION, Organization, Site
 from redflag_server.runtime import Runtime
 from redflag_server.settings import Settings
+from tests.helpers.databases import CURRENT
 from tests.helpers.fleet import Machine
 
 AUTHORITY = "127.0.0.1:8750"
@@ -139,7 +140,7 @@ async def running(
         changes: Settings.
     """
     limits: dict[str, Any] = {} if limited else {"agent_limit": NO_LIMIT, "register_limit": NO_LIMIT}
-    settings = Settings(data=data, **{**limits, **changes})
+    settings = Settings(data=data, postgresql=CURRENT.place.address(data), **{**limits, **changes})
     used = clock or FrozenClock()
     app = create_app(settings, clock=used, entropy=SystemEntropy(), run_jobs=False)
     transport = httpx.ASGITransport(app)

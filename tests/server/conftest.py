@@ -1,15 +1,64 @@
-"""Fixtures of the server's tests."""
+"""
+Fixtures of the server's tests.
 
-from collections.abc import AsyncIterator
+Every test runs on SQLite, and on PostgreSQL too: with ``make test-full``, or always if it has the mark
+``postgresql``. One that is about the file of SQLite has the mark ``sqlite``.
+"""
+
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from tests.beds.postgres import Databases, needs_postgres, postgres_server
+from tests.helpers.databases import CURRENT, Place, Template
 from tests.helpers.server import Server, running
+
+__all__ = ["postgres_server"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what marks there are."""
+    config.addinivalue_line(
+        "markers", "postgresql: runs on PostgreSQL in `make test` too, not only in the full tier"
+    )
+    config.addinivalue_line("markers", "sqlite: is about SQLite, its file or what works with nothing else")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on both databases."""
+    if "database" not in metafunc.fixturenames:
+        return
+    marked = metafunc.definition.get_closest_marker
+    names: list[object] = ["sqlite"]
+    if not marked("sqlite"):
+        marks = [needs_postgres] if marked("postgresql") else [needs_postgres, pytest.mark.full]
+        names.append(pytest.param("postgresql", marks=marks))
+    metafunc.parametrize("database", names, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def template(postgres_server: Databases) -> Iterator[Template]:
+    """A migrated PostgreSQL database, made once for each process of the tests."""
+    made = Template.make(postgres_server)
+    yield made
+    postgres_server.drop_database(postgres_server.address(made.name))
+
+
+@pytest.fixture(autouse=True)
+def database(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Where servers of this test have their databases."""
+    on_postgresql = request.param == "postgresql"
+    place = Place(request.getfixturevalue("template") if on_postgresql else None)
+    CURRENT.place = place
+    yield place
+    CURRENT.place = Place()
+    place.drop()
 
 
 @pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+async def server(database: Place, tmp_path: Path) -> AsyncIterator[Server]:
     """A running server with an empty fleet."""
     async with running(tmp_path / "data") as running_server:
         yield running_server

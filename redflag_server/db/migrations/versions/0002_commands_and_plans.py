@@ -100,7 +100,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Move the schema back."""
     for table in MOVES:
-        op.execute(f"DROP TRIGGER {_trigger(table)}")
+        _unguard(table)
     op.drop_index("ix_events_package_id_id", table_name="events")
     op.drop_column("events", "package_id")
     with op.batch_alter_table("packages", reflect_kwargs=REFLECTION) as packages:
@@ -133,11 +133,25 @@ def _trigger(table: str) -> str:
 def _guard(table: str, moves: Mapping[str, str]) -> None:
     """Let the database refuse a change of state that no rule of the core makes."""
     pairs = ", ".join(f"'{before}>{after}'" for before, targets in moves.items() for after in targets.split())
+    moved = f"OLD.state <> NEW.state AND OLD.state || '>' || NEW.state NOT IN ({pairs})"
+    begun = f"CREATE TRIGGER {_trigger(table)} BEFORE UPDATE OF state ON {table} FOR EACH ROW WHEN"
+    refusal = f"illegal move of {table}.state"
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"{begun} {moved} BEGIN SELECT RAISE(ABORT, '{refusal}'); END")
+        return
     op.execute(
-        f"CREATE TRIGGER {_trigger(table)} BEFORE UPDATE OF state ON {table} FOR EACH ROW "
-        f"WHEN OLD.state <> NEW.state AND OLD.state || '>' || NEW.state NOT IN ({pairs}) "
-        f"BEGIN SELECT RAISE(ABORT, 'illegal move of {table}.state'); END"
+        f"CREATE FUNCTION {_trigger(table)}() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE check_violation USING MESSAGE = '{refusal}'; END $$"
     )
+    op.execute(f"{begun} ({moved}) EXECUTE FUNCTION {_trigger(table)}()")
+
+
+def _unguard(table: str) -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"DROP TRIGGER {_trigger(table)}")
+    else:
+        op.execute(f"DROP TRIGGER {_trigger(table)} ON {table}")
+        op.execute(f"DROP FUNCTION {_trigger(table)}()")
 
 
 def _tenant(table: str) -> tuple[sa.Constraint, ...]:
