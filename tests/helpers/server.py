@@ -120,7 +120,7 @@ class Server:
         state: dict[str, Any] = {}
         async with self.runtime.database.read() as session:
             for table in metadata.sorted_tables:
-                if table.name not in ("events", "nonces"):
+                if table.name not in ("events", "nonces", "unplaced_events"):
                     columns = [column for column in table.columns if column.name != "rate_arrival"]
                     state[table.name] = sorted(map(repr, (await session.execute(select(*columns))).all()))
         return state

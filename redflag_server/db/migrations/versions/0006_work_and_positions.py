@@ -9,16 +9,14 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-TRIGGER = "events_unplaced"
-
-SQLITE = f"""\
-CREATE TRIGGER {TRIGGER} AFTER INSERT ON events FOR EACH ROW BEGIN
+SQLITE = """\
+CREATE TRIGGER events_unplaced AFTER INSERT ON events FOR EACH ROW BEGIN
     INSERT INTO unplaced_events (arrived, event_id)
     SELECT coalesce(max(arrived), 0) + 1, NEW.id FROM unplaced_events;
 END"""
 
-FUNCTION = f"""\
-CREATE FUNCTION {TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+FUNCTION = """\
+CREATE FUNCTION events_unplaced() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO unplaced_events (arrived, event_id, xid)
     SELECT
         (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, id, pg_current_xact_id()::text::bigint
@@ -26,9 +24,9 @@ CREATE FUNCTION {TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RETURN NULL;
 END $$"""
 
-POSTGRESQL = f"""\
-CREATE TRIGGER {TRIGGER} AFTER INSERT ON events REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION {TRIGGER}()"""
+POSTGRESQL = """\
+CREATE TRIGGER events_unplaced AFTER INSERT ON events REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION events_unplaced()"""
 
 ALL_EVENTS = """\
 INSERT INTO unplaced_events (arrived, event_id) SELECT row_number() OVER (ORDER BY id), id FROM events"""
@@ -49,10 +47,10 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Move the schema back."""
     if op.get_bind().dialect.name == "sqlite":
-        op.execute(f"DROP TRIGGER {TRIGGER}")
+        op.execute("DROP TRIGGER events_unplaced")
     else:
-        op.execute(f"DROP TRIGGER {TRIGGER} ON events")
-        op.execute(f"DROP FUNCTION {TRIGGER}()")
+        op.execute("DROP TRIGGER events_unplaced ON events")
+        op.execute("DROP FUNCTION events_unplaced()")
     for table in ("consumers", "history_entries", "histories", "unplaced_events", "leases", "jobs"):
         op.drop_table(table)
 
