@@ -7,6 +7,9 @@ from litestar import Request
 
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.passwords import Passwords
+from redflag_server.checkin.batching import Batcher
+from redflag_server.checkin.gate import open_gate
+from redflag_server.checkin.picture import Gate
 from redflag_server.checkin.room import Room
 from redflag_server.checkin.waiting import Waiting
 from redflag_server.db.engine import Database
@@ -34,6 +37,8 @@ class Runtime:
         passwords: Hashes and checks passwords.
         waiting: Check-ins that are held open.
         large_bodies: Room that is taken while a large body is read and handled.
+        check_ins: Gathers check-ins while others are with the database.
+        gate: How the database is asked about a batch of them.
     """
 
     settings: Settings
@@ -48,6 +53,8 @@ class Runtime:
     passwords: Passwords
     waiting: Waiting = attrs.field(factory=Waiting)
     large_bodies: Room = attrs.field(factory=Room)
+    check_ins: Batcher = attrs.field(factory=Batcher)
+    gate: Gate = attrs.field(default=attrs.Factory(lambda self: open_gate(self.database), takes_self=True))
 
     def __attrs_post_init__(self) -> None:
         """What is committed for an agent wakes its check-in."""

@@ -38,7 +38,8 @@ from redflag_server.addresses import client_address
 from redflag_server.agents import access_tokens
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import AgentRequest, claim, not_free
-from redflag_server.checkin.nonces import NonceUse, claim_nonces, nonce_horizon
+from redflag_server.checkin.nonces import claim_nonces, nonce_horizon
+from redflag_server.checkin.picture import NonceUse
 from redflag_server.problems import TokenError, UnsupportedEncodingError
 from redflag_server.runtime import Runtime
 

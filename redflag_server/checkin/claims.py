@@ -20,7 +20,8 @@ from redflag_core.rate_limit import RateLimitPolicy, step
 from redflag_core.signed_requests import VerifiedRequest
 from redflag_server.agents.access_tokens import AccessClaims
 from redflag_server.agents.tables import Agent
-from redflag_server.checkin.nonces import NonceUse, claim_nonces, nonce_horizon
+from redflag_server.checkin.nonces import claim_nonces, nonce_horizon
+from redflag_server.checkin.picture import NonceUse
 from redflag_server.problems import AgentStateError, RateLimitedError, TokenError, UnavailableError
 
 LIMIT_NAME: Final = "agent"
@@ -96,6 +97,28 @@ async def claim(
         results.append(limited or refusal_of(entry, agent) or agent)
     await _store_arrivals(session, arrivals)
     return results
+
+
+async def charge(session: AsyncSession, entry: AgentRequest, *, now: datetime, policy: RateLimitPolicy) -> None:
+    """
+    Charge the rate limit of a request whose nonce was claimed before.
+
+    Args:
+        session: The open write transaction.
+        entry: The request.
+        now: Database time, aware UTC.
+        policy: Rate limit of one agent.
+
+    Raises:
+        RateLimitedError: The limit holds. What was charged is stored all the same.
+    """
+    agent = (await _agents(session, {entry.agent_id})).get(entry.agent_id)
+    if agent is None:
+        return
+    arrival, decision = step(agent.rate_arrival, now.timestamp(), policy)
+    await _store_arrivals(session, {agent.id: arrival})
+    if not decision.allowed:
+        raise RateLimitedError(decision, LIMIT_NAME)
 
 
 async def recheck(session: AsyncSession, entry: AgentRequest) -> Any:

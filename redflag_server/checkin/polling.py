@@ -9,6 +9,7 @@ the same agent, the end of the server or of the connection, leases nothing.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import attrs
@@ -18,8 +19,9 @@ from redflag_core.enrolment import hold_seconds, next_check_in
 from redflag_core.errors import RedFlagError
 from redflag_core.messages import CheckIn, CheckInAnswer
 from redflag_core.resilience import random_fraction
+from redflag_server.checkin.answers import CheckedIn, CheckInRequest, check_in_request
 from redflag_server.checkin.authentication import VerifiedAgent
-from redflag_server.checkin.service import CheckedIn, CheckInRequest, check_in, check_in_request, look_again
+from redflag_server.checkin.service import check_in, look_again
 from redflag_server.checkin.waiting import Ended, Poll
 from redflag_server.runtime import Runtime
 
@@ -59,7 +61,7 @@ async def answer_check_in(
 
 
 async def _check_in(runtime: Runtime, request: CheckInRequest) -> CheckedIn:
-    (result,) = await check_in(runtime, [request])
+    result: CheckedIn | RedFlagError = await runtime.check_ins.submit(request, partial(check_in, runtime))
     if isinstance(result, RedFlagError):
         raise result
     return result

@@ -1,34 +1,33 @@
 """
-`check_in`: one batch of verified check-ins in, one answer for each out, in one transaction.
+`check_in`: one batch of verified check-ins in, one answer for each out.
 
-How batches are made can change without anybody noticing. One that is held open looks again with `look_again`,
-which is a transaction of its own.
+Those that say nothing new are handled together (`checkin.plain`), the rest in a transaction with locks. One that
+is held open looks again with `look_again`, which is a transaction of its own.
 """
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
+from itertools import compress
 from typing import Any
 from uuid import UUID
 
 import attrs
 from sqlalchemy import select, update
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redflag_core import codec
 from redflag_core.command_queue import may_hand_out, takes_commands
 from redflag_core.commands import Order
-from redflag_core.enrolment import Access, AgentStatus, allows, next_check_in, next_poll
+from redflag_core.enrolment import AgentStatus
 from redflag_core.errors import RedFlagError
-from redflag_core.lifecycle import expected_by
-from redflag_core.machine import MachineEvidence
-from redflag_core.messages import CheckIn, CheckInAnswer, ExecutorState, ScannerState
-from redflag_core.resilience import random_fraction
-from redflag_core.scanning import ScanStatus
+from redflag_core.messages import ScannerState
 from redflag_server.agents.admission import Outcome, admit, follow_order
-from redflag_server.agents.statements import open_evidence, open_state
-from redflag_server.checkin.authentication import VerifiedAgent
-from redflag_server.checkin.claims import AgentRequest, claim, recheck
+from redflag_server.checkin.answers import CheckedIn, CheckInRequest, answer_of, is_later, pace, scans_of
+from redflag_server.checkin.claims import charge, recheck
+from redflag_server.checkin.picture import Mark, Picture, Trust
+from redflag_server.checkin.plain import judge
 from redflag_server.commands.leasing import Taken, agents_with_commands, take_turn
 from redflag_server.packages.tables import Scanner
 from redflag_server.runtime import Runtime
@@ -36,65 +35,13 @@ from redflag_server.trust.tables import ServerState, TrustDocument
 
 
 @attrs.frozen
-class CheckInRequest:
-    """
-    One verified check-in.
-
-    Attributes:
-        entry: The verified request, not yet claimed.
-        body: What it says.
-        state: Verified state of the executor.
-        evidence: Verified evidence, None when the access token vouches for it.
-        hold: Seconds for which it will be held open if there is nothing to do; None for an answer at once.
-    """
-
-    entry: AgentRequest
-    body: CheckIn
-    state: ExecutorState
-    evidence: MachineEvidence | None
-    hold: float | None = None
-
-
-@attrs.frozen
-class CheckedIn:
-    """
-    What a check-in came to.
-
-    Attributes:
-        answer: The answer.
-        waits: Whether it is worth waiting for commands: the agent may be given some, and there are none now.
-        again: When there will be something that is not due now, or None.
-    """
-
-    answer: CheckInAnswer
-    waits: bool = False
-    again: datetime | None = None
-
-
-@attrs.frozen
 class _Common:
     """What answers are made from. ``scanners``: rows by agent and name; ``ordered``: agents that have commands."""
 
     now: datetime
-    epoch: int
-    bundle_version: int
-    bundle: str
+    trust: Trust
     scanners: Mapping[UUID, Mapping[str, Any]]
     ordered: AbstractSet[UUID]
-
-
-def check_in_request(
-    sender: VerifiedAgent, body: CheckIn, server: str, *, hold: float | None = None
-) -> CheckInRequest:
-    """
-    Verify what the executor signed in a check-in.
-
-    Raises:
-        VerificationError: It did not sign it.
-    """
-    evidence = None if body.evidence is None else open_evidence(body.evidence, sender.executor_key)
-    state = open_state(body.state, sender.executor_key, server=server, agent_id=sender.entry.agent_id)
-    return CheckInRequest(sender.entry, body, state, evidence, hold)
 
 
 async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[CheckedIn | RedFlagError]:
@@ -102,7 +49,7 @@ async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[Ch
     Answer a batch of check-ins.
 
     Claims the nonces, charges the rate limits, judges machine, boot and executor, stores what is new, says what is
-    wanted and hands out commands, for all of them in one transaction.
+    wanted and hands out commands.
 
     Args:
         runtime: The server.
@@ -111,26 +58,76 @@ async def check_in(runtime: Runtime, batch: Sequence[CheckInRequest]) -> list[Ch
     Returns:
         An answer or a refusal for each, in the same order.
     """
+    now = runtime.clock.now()
+    results: list[CheckedIn | RedFlagError | None] = []
+
+    def judge_all(picture: Picture) -> list[Mark]:
+        judged, marks = judge(runtime, batch, picture, now)
+        results.extend(judged)
+        return marks
+
+    uses = {request.entry.nonce_use for request in batch}
+    agents = {request.entry.agent_id for request in batch}
+    unstored = await runtime.gate.run(uses, agents, judge_all, now)
+    left = [_is_left(request, result, unstored) for request, result in zip(batch, results, strict=True)]
+    others = iter(await _check_in_others(runtime, list(compress(batch, left)), unstored))
+    return [next(others) if is_left else result for result, is_left in zip(results, left, strict=True)]  # type: ignore[misc]
+
+
+def _is_left(
+    request: CheckInRequest, result: CheckedIn | RedFlagError | None, unstored: AbstractSet[UUID]
+) -> bool:
+    """Whether a request passed the gate and is not answered yet, or its answer was not stored."""
+    return not isinstance(result, RedFlagError) and (result is None or request.entry.agent_id in unstored)
+
+
+async def _check_in_others(
+    runtime: Runtime, batch: Sequence[CheckInRequest], uncharged: AbstractSet[UUID]
+) -> list[Any]:
+    """Check-ins that passed the gate and say something new, together; each alone when one spoils it for all."""
+    if not batch:
+        return []
+    try:
+        return await _with_locks(runtime, batch, uncharged)
+    except (DataError, IntegrityError):
+        if len(batch) == 1:
+            raise
+        return [result for request in batch for result in await _alone(runtime, request, uncharged)]
+
+
+async def _alone(runtime: Runtime, request: CheckInRequest, uncharged: AbstractSet[UUID]) -> list[Any]:
+    try:
+        return [*await _with_locks(runtime, [request], uncharged)]
+    except (DataError, IntegrityError) as error:
+        return [error]
+
+
+async def _with_locks(
+    runtime: Runtime, batch: Sequence[CheckInRequest], uncharged: AbstractSet[UUID]
+) -> list[CheckedIn | RedFlagError]:
     async with runtime.database.write() as session:
         now = runtime.clock.now()
-        entries = [request.entry for request in batch]
-        gate = await claim(session, entries, now=now, policy=runtime.settings.agent_limit)
-        passed = [result.id for result in gate if not isinstance(result, RedFlagError)]
-        common = await _common(session, now, passed)
-        answers: list[CheckedIn | RedFlagError] = []
-        seen: set[UUID] = set()
-        for request, result in zip(batch, gate, strict=True):
-            if isinstance(result, RedFlagError):
-                answers.append(result)
-                continue
-            # What an earlier request of this batch changed, another of the same agent must see.
-            agent = await _again(session, request) if result.id in seen else result
-            seen.add(result.id)
-            if isinstance(agent, RedFlagError):
-                answers.append(agent)
-                continue
-            answers.append(await _answer(session, runtime, request, agent, common))
-        return answers
+        # Locked in the order of their ids: crossing batches of two replicas must not wait in a circle.
+        inner = sorted(range(len(batch)), key=lambda place: batch[place].entry.agent_id)
+        common = await _common(session, now, sorted({request.entry.agent_id for request in batch}))
+        results = {place: await _one(session, runtime, batch[place], common, uncharged) for place in inner}
+        return [results[place] for place in range(len(batch))]
+
+
+async def _one(
+    session: AsyncSession,
+    runtime: Runtime,
+    request: CheckInRequest,
+    common: _Common,
+    uncharged: AbstractSet[UUID],
+) -> CheckedIn | RedFlagError:
+    try:
+        if request.entry.agent_id in uncharged:
+            await charge(session, request.entry, now=common.now, policy=runtime.settings.agent_limit)
+        agent = await recheck(session, request.entry)
+        return await _answer(session, runtime, request, agent, common)
+    except RedFlagError as refusal:
+        return refusal
 
 
 async def look_again(runtime: Runtime, request: CheckInRequest) -> CheckedIn:
@@ -151,13 +148,6 @@ async def look_again(runtime: Runtime, request: CheckInRequest) -> CheckedIn:
         return await _finish(session, runtime, request, Outcome(agent, now), common)
 
 
-async def _again(session: AsyncSession, request: CheckInRequest) -> Any:
-    try:
-        return await recheck(session, request.entry)
-    except RedFlagError as refusal:
-        return refusal
-
-
 async def _answer(
     session: AsyncSession, runtime: Runtime, request: CheckInRequest, agent: Any, common: _Common
 ) -> CheckedIn | RedFlagError:
@@ -165,9 +155,10 @@ async def _answer(
     if outcome.refusal is not None:
         await outcome.store(session)
         return outcome.refusal
-    follow_order(outcome, request.state, common.epoch)
+    follow_order(outcome, request.state, common.trust.epoch)
     outcome.changes.update(_news(request, common.now))
-    await _note_scans(session, _scans(request, outcome), common.scanners.get(agent.id, {}))
+    scans = scans_of(request, AgentStatus(outcome.value("status")))
+    await _note_scans(session, scans, common.scanners.get(agent.id, {}))
     return await _finish(session, runtime, request, outcome, common)
 
 
@@ -176,58 +167,21 @@ async def _finish(
 ) -> CheckedIn:
     """Hand out what is due, and say when to come back."""
     status, agent_id = AgentStatus(outcome.value("status")), request.entry.agent_id
-    takes = takes_commands(status, held_epoch=request.state.epoch, epoch=common.epoch)
-    takes = takes and may_hand_out(_order_of(request.state), _recorded(outcome))
-    polls = takes and request.hold is not None
-    pause = _pause(runtime, polls=polls)
-    away = pause + (request.hold or 0.0 if polls else 0.0)
-    outcome.changes["next_check_in_at"] = expected_by(
-        common.now, pause=away, base=runtime.settings.check_in_seconds
-    )
+    takes = takes_commands(status, held_epoch=request.state.epoch, epoch=common.trust.epoch)
+    takes = takes and may_hand_out(request.reported, _recorded(outcome))
+    pause, expected = pace(runtime, request, common.now, polls=takes and request.hold is not None)
+    outcome.changes["next_check_in_at"] = expected
     await outcome.store(session)
     taken = Taken()
     if takes and agent_id in common.ordered:
         taken = await take_turn(session, runtime, agent_id, common.now)
-    answer = _answer_of(request, outcome, common, pause=pause, commands=taken.envelopes)
+    known = common.scanners.get(agent_id, {})
+    answer = answer_of(request, status, known, common.trust, now=common.now, pause=pause, commands=taken.envelopes)
     return CheckedIn(answer, waits=takes and not taken.envelopes, again=taken.again)
-
-
-def _order_of(state: ExecutorState) -> Order:
-    return Order(state.epoch, state.gen, state.seq)
 
 
 def _recorded(outcome: Outcome) -> Order:
     return Order(outcome.value("epoch"), outcome.value("gen"), outcome.value("seq"))
-
-
-def _pause(runtime: Runtime, *, polls: bool) -> int:
-    jitter = random_fraction(runtime.entropy)
-    if polls:
-        return next_poll(jitter=jitter)
-    return next_check_in(base=runtime.settings.check_in_seconds, jitter=jitter)
-
-
-def _scans(request: CheckInRequest, outcome: Outcome) -> Sequence[ScannerState]:
-    """What is said of scanners, by an agent that may say something."""
-    return request.body.scanners if allows(AgentStatus(outcome.value("status")), Access.STORE) else ()
-
-
-def _answer_of(
-    request: CheckInRequest, outcome: Outcome, common: _Common, *, pause: int, commands: tuple[str, ...]
-) -> CheckInAnswer:
-    known, scans = common.scanners.get(request.entry.agent_id, {}), _scans(request, outcome)
-    return CheckInAnswer(
-        v=1,
-        server_time=int(common.now.timestamp()),
-        status=outcome.value("status"),
-        next_check_in_seconds=pause,
-        reports_wanted=tuple(scan.scanner for scan in scans if _is_news(scan, known.get(scan.scanner))),
-        report_bases={name: row.inventory_hash for name, row in known.items() if row.inventory_hash},
-        epoch=common.epoch,
-        bundle_version=common.bundle_version,
-        bundle=common.bundle,
-        commands=commands,
-    )
 
 
 async def _common(session: AsyncSession, now: datetime, agents: Sequence[UUID]) -> _Common:
@@ -235,7 +189,7 @@ async def _common(session: AsyncSession, now: datetime, agents: Sequence[UUID]) 
     newest = select(TrustDocument.version, TrustDocument.digest).where(TrustDocument.kind == "bundle")
     version, digest = (await session.execute(newest.order_by(TrustDocument.version.desc()).limit(1))).one()
     scanners, ordered = await _scanners(session, agents), await agents_with_commands(session, agents)
-    return _Common(now, epoch, version, digest, scanners, ordered)
+    return _Common(now, Trust(epoch, version, digest), scanners, ordered)
 
 
 async def _scanners(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
@@ -267,22 +221,13 @@ def _news(request: CheckInRequest, now: datetime) -> dict[str, Any]:
     return changes
 
 
-def _is_news(scan: ScannerState, known: Any) -> bool:
-    """Whether the server does not hold what this scanner last saw."""
-    if known is None or known.status != scan.status:
-        return True
-    if scan.content is not None and scan.content != known.content:
-        return True
-    return scan.status == ScanStatus.OK and known.inventory_hash != scan.hash
-
-
 async def _note_scans(session: AsyncSession, scans: Sequence[ScannerState], known: Mapping[str, Any]) -> None:
     """An inventory that did not change is not sent again: note that it was looked at."""
     for scan in scans:
         row = known.get(scan.scanner)
-        taken_at = datetime.fromtimestamp(scan.taken_at, tz=UTC)
-        if row is None or _is_news(scan, row) or scan.status != ScanStatus.OK or taken_at <= row.taken_at:
+        if row is None or not is_later(scan, row):
             continue
+        taken_at = datetime.fromtimestamp(scan.taken_at, tz=UTC)
         await session.execute(
             update(Scanner)
             .where(Scanner.id == row.id)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import attrs
 import pytest
+from sqlalchemy import event
 
 from redflag_core.encoding import parse_json
 from redflag_core.errors import ConfigurationError, MalformedError
@@ -21,10 +22,11 @@ from redflag_core.testing import FrozenClock
 from redflag_server.addresses import client_address, network_of
 from redflag_server.agents.operations import act
 from redflag_server.agents.tables import Agent
+from redflag_server.checkin.answers import CheckInRequest
 from redflag_server.checkin.claims import AgentRequest
 from redflag_server.checkin.nonces import purge_nonces
 from redflag_server.checkin.room import LARGE_BODIES, LARGE_BODIES_OF_ONE
-from redflag_server.checkin.service import CheckInRequest, check_in
+from redflag_server.checkin.service import check_in
 from redflag_server.client_errors import tables as errors
 from redflag_server.client_errors.service import MAX_KINDS
 from redflag_server.db.scope import whole_installation
@@ -44,9 +46,16 @@ OPERATOR = whole_installation("user:test")
 
 async def _revoke_during(server: Server, machine: Machine, signed: Any) -> Any:
     """Send a request, and revoke its agent between the gate and the work."""
+    at_the_gate, engine = asyncio.Event(), server.runtime.database.engine.sync_engine
+
+    def look(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "nonces" in statement:
+            at_the_gate.set()
+
+    event.listen(engine, "before_cursor_execute", look)
     task = asyncio.create_task(signed.send(server.client))
-    while not server.runtime.database._turn.locked():  # noqa: ASYNC110  (until the gate's transaction has begun)
-        await asyncio.sleep(0)
+    await at_the_gate.wait()
+    event.remove(engine, "before_cursor_execute", look)
     await act(server.runtime, OPERATOR, UUID(machine.agent_id), AgentAction.REVOKE, "stolen")
     return await task
 

@@ -17,8 +17,9 @@ from redflag_core.testing import FrozenClock
 from redflag_core.trust import BUNDLE_LIFETIME
 from redflag_server.agents.operations import act as act_on_agent
 from redflag_server.agents.tables import Agent
+from redflag_server.checkin.answers import CheckInRequest
 from redflag_server.checkin.claims import AgentRequest
-from redflag_server.checkin.service import CheckInRequest, check_in
+from redflag_server.checkin.service import check_in
 from redflag_server.commands import queue
 from redflag_server.commands.tables import Command, CommandDelivery
 from redflag_server.commands.upkeep import expire_commands, lapse_leases, raise_alarms
