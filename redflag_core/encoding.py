@@ -113,6 +113,11 @@ def check_storable(text: str, what: str, *, max_bytes: int) -> None:
         raise TooLargeError(f"{what} is longer than {max_bytes} bytes")
 
 
+def storable(text: str) -> str:
+    """Any text as any database can keep it: U+FFFD for U+0000 and for lone surrogates."""
+    return _SURROGATE_OR_NUL.sub("\ufffd", text)
+
+
 def dump_json(value: Any) -> bytes:
     """
     One byte string for each value: sorted keys, no spaces, UTF-8, no NaN.
