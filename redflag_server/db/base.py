@@ -6,10 +6,16 @@ from uuid import UUID
 from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 from uuid_utils.compat import uuid7
 
 SHORT = String(128)
 NAME = String(256)
+
+
+def in_order(length: int) -> TypeEngine[str]:
+    """The type of text that lists are sorted by: in the order of its code points, however PostgreSQL sorts."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 class Base(CommonTableAttributes, AdvancedDeclarativeBase):

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, T
 from sqlalchemy.orm import Mapped, mapped_column
 
 from redflag_core.scanning import PackageState, Severity
-from redflag_server.db.base import NAME, SHORT, Tenant, enum_check
+from redflag_server.db.base import NAME, SHORT, Tenant, enum_check, in_order
 
 
 class Scanner(Tenant):
@@ -22,7 +22,7 @@ class Scanner(Tenant):
     )
 
     agent_id: Mapped[UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"), index=True)
-    name: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(in_order(32))
     manager: Mapped[str] = mapped_column(String(32))
     status: Mapped[str] = mapped_column(String(16))
     error: Mapped[str | None] = mapped_column(Text)
@@ -75,10 +75,10 @@ class Package(Tenant):
     )
 
     agent_id: Mapped[UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"))
-    manager: Mapped[str] = mapped_column(String(32))
+    manager: Mapped[str] = mapped_column(in_order(32))
     scanner: Mapped[str] = mapped_column(String(32))
-    name: Mapped[str] = mapped_column(NAME)
-    arch: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(in_order(256))
+    arch: Mapped[str] = mapped_column(in_order(32))
     installed: Mapped[str | None] = mapped_column(NAME)
     available: Mapped[str | None] = mapped_column(NAME)
     observed: Mapped[str] = mapped_column(String(24))

@@ -77,6 +77,11 @@ class Place:
             self._addresses[data] = self.template.copy()
         return self._addresses[data]
 
+    def environment(self, data: Path) -> dict[str, str]:
+        """Variables for a command line that works on the server in *data*."""
+        address = self.address(data)
+        return {} if address is None else {"REDFLAG_DATABASE": address}
+
     def drop(self) -> None:
         """Drop them."""
         for address in self._addresses.values():

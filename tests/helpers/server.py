@@ -126,6 +126,11 @@ class Server:
         return state
 
 
+def settings_of(data: Path, **changes: Any) -> Settings:
+    """Settings of the server in *data*, with its database where this test has it."""
+    return Settings(**{"data": data, "postgresql": CURRENT.place.address(data), **changes})
+
+
 @asynccontextmanager
 async def running(
     data: Path, *, clock: Clock | None = None, limited: bool = False, **changes: Any
@@ -140,7 +145,7 @@ async def running(
         changes: Settings.
     """
     limits: dict[str, Any] = {} if limited else {"agent_limit": NO_LIMIT, "register_limit": NO_LIMIT}
-    settings = Settings(data=data, postgresql=CURRENT.place.address(data), **{**limits, **changes})
+    settings = settings_of(data, **{**limits, **changes})
     used = clock or FrozenClock()
     app = create_app(settings, clock=used, entropy=SystemEntropy(), run_jobs=False)
     transport = httpx.ASGITransport(app)

@@ -1,10 +1,11 @@
 """
 Fixtures of the server's tests.
 
-Every test runs on SQLite, and on PostgreSQL too: with ``make test-full``, or always if it has the mark
+Every test that is a coroutine runs on SQLite, and on PostgreSQL too: with ``make test-full``, or always if it has the mark
 ``postgresql``. One that is about the file of SQLite has the mark ``sqlite``.
 """
 
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     marked = metafunc.definition.get_closest_marker
     names: list[object] = ["sqlite"]
-    if not marked("sqlite"):
+    if not marked("sqlite") and inspect.iscoroutinefunction(
+        metafunc.function
+    ):  # what does not wait has no database
         marks = [needs_postgres] if marked("postgresql") else [needs_postgres, pytest.mark.full]
         names.append(pytest.param("postgresql", marks=marks))
     metafunc.parametrize("database", names, indirect=True)

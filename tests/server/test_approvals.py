@@ -32,6 +32,7 @@ from redflag_server.trust.operator_keys import MAX_OPERATOR_KEYS, add_operator_k
 from redflag_server.trust.service import current_bundle, read_bundle
 from redflag_server.trust.tables import OperatorKey, ServerState, TrustDocument
 from tests.helpers.approvals import ALICE, BERT, let_approve, public, signed
+from tests.helpers.databases import CURRENT
 from tests.helpers.operators import API, api_key, first_place, new_place
 from tests.helpers.patching import DEPENDENCY, REMOVAL, Ward, new_ward
 from tests.helpers.server import Server, running
@@ -625,7 +626,7 @@ async def test_without_the_root_key_nothing_is_changed(tmp_path: Any):
 async def redflag(data: Any, *arguments: str, code: int = 0) -> str:
     """Run a command of the server; what it printed."""
     command = ["operator-key", *arguments, "--data", str(data)]
-    result = await asyncio.to_thread(CliRunner().invoke, main, command)
+    result = await asyncio.to_thread(CliRunner().invoke, main, command, env=CURRENT.place.environment(data))
     assert code == result.exit_code, result.output
     return result.output
 

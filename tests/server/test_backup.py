@@ -59,6 +59,8 @@ from tests.helpers.patching import new_ward
 from tests.helpers.processes import REDFLAG, child
 from tests.helpers.server import running
 
+pytestmark = pytest.mark.sqlite
+
 PACKAGES = [package(f"p{number}") for number in range(20)]
 
 

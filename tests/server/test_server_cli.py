@@ -14,6 +14,7 @@ from redflag_server.accounts.tables import Credential, User
 from redflag_server.agents.tables import RegistrationToken
 from redflag_server.cli import main
 from redflag_server.events.tables import Event
+from tests.helpers.databases import CURRENT
 from tests.helpers.operators import API, PASSWORD, sign_in
 from tests.helpers.server import running
 
@@ -27,7 +28,8 @@ def data(tmp_path):
 async def redflag(data, *arguments, stdin=None, code=0):
     """Run a command on a loop of its own; what it wrote to standard output and error."""
     command = [*arguments, "--data", str(data)]
-    result = await asyncio.to_thread(CliRunner().invoke, main, command, input=stdin)
+    variables = CURRENT.place.environment(data)
+    result = await asyncio.to_thread(CliRunner().invoke, main, command, input=stdin, env=variables)
     assert code == result.exit_code, result.output
     return result.stdout, result.stderr
 
@@ -240,9 +242,10 @@ def test_every_command_on_a_server_is_tried_where_there_is_none():
     tried = {words for mark in marks if "arguments" == mark.args[0] for words in mark.args[1]}
     missing = {path for path in paths(main) if not any(path == words[: len(path)] for words in tried)}
 
-    assert {("run",), ("version",), ("restore",)} == missing
+    assert {("run",), ("version",), ("restore",), ("migrate",)} == missing
 
 
+@pytest.mark.sqlite
 async def test_a_damaged_database_is_one_sentence(data):
     """No traceback, and nothing is made in its place."""
     await add_owner(data)
@@ -262,6 +265,7 @@ async def test_what_the_command_line_makes_is_private(data):
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in (data / "keys").iterdir())
 
 
+@pytest.mark.sqlite
 async def test_a_locked_database_is_waited_for(data):
     """A writer that holds the database for a moment delays a command, and does not fail it."""
     await add_owner(data)

@@ -71,12 +71,12 @@ async def test_the_database_refuses_what_no_rule_makes(server: Server, name: str
     async with server.runtime.database.write() as session:
         for row, (before, after) in zip(rows, pairs, strict=True):
             try:
-                await session.execute(update(table).where(table.id == row).values(state=after))
+                async with session.begin_nested():
+                    await session.execute(update(table).where(table.id == row).values(state=after))
             except IntegrityError as error:
-                refused.add((before, after, str(error.orig)))
+                refused.add((before, after, f"illegal move of {name}.state" in str(error.orig)))
 
-    message = f"illegal move of {name}.state"
-    assert {(before, after, message) for before, after in set(pairs) - set(allowed)} == refused
+    assert {(before, after, True) for before, after in set(pairs) - set(allowed)} == refused
     stored = {row.id: row.state for row in await server.rows(table)}
     assert [after if (before, after) in allowed else before for before, after in pairs] == [
         stored[row] for row in rows
@@ -208,6 +208,7 @@ def _something(column: Any) -> Any:
     return str(uuid7()) if "CHAR" in kind or "TEXT" in kind else 1
 
 
+@pytest.mark.sqlite
 async def test_a_database_of_the_release_before_keeps_everything(tmp_path: Path):
     """Rows, checks, keys and indexes of 0001 are all there after the upgrade, and new columns are empty."""
     async with old_database(tmp_path / "redflag.db") as database:
@@ -241,6 +242,7 @@ def _nothing_lost(before: dict[str, Any], after: dict[str, Any]) -> None:
             assert set(old[what]) <= set(new[what]), (name, what)
 
 
+@pytest.mark.sqlite
 async def test_the_way_back_leads_to_the_old_schema(tmp_path: Path):
     """Up and down again: the schema is the one of 0001, and so are the rows."""
     async with old_database(tmp_path / "redflag.db") as database:
@@ -261,6 +263,7 @@ async def test_the_way_back_leads_to_the_old_schema(tmp_path: Path):
         )  # fmt: skip
 
 
+@pytest.mark.sqlite
 async def test_an_upgraded_database_is_guarded_like_a_new_one(tmp_path: Path, server: Server):
     """After the upgrade the triggers are there, foreign keys hold, and the schema is the one of the code."""
     async with old_database(tmp_path / "redflag.db") as database:

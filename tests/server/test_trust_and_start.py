@@ -23,7 +23,7 @@ from redflag_server.settings import Settings
 from redflag_server.start import open_runtime
 from redflag_server.trust.tables import ServerState
 from tests.helpers.needs import needs, needs_root
-from tests.helpers.server import Server, running
+from tests.helpers.server import Server, running, settings_of
 
 
 async def test_the_first_start_makes_keys_that_only_the_owner_can_read(server: Server):
@@ -137,6 +137,7 @@ async def test_the_second_start_finds_everything(tmp_path: Path):
         assert 200 == (await machine.check_in(second.client)).status_code
 
 
+@pytest.mark.sqlite
 async def test_sqlite_is_durable_and_checks_references(server: Server):
     """WAL, synchronous=FULL, foreign keys on."""
     async with server.runtime.database.read() as session:
@@ -156,7 +157,7 @@ async def test_a_key_that_others_can_read_stops_the_start(tmp_path: Path, name: 
     (tmp_path / "keys" / name).chmod(0o644)
 
     with pytest.raises(KeyFileError, match="chmod 600"):
-        await open_runtime(Settings(data=tmp_path), FrozenClock(), SystemEntropy())
+        await open_runtime(settings_of(tmp_path), FrozenClock(), SystemEntropy())
 
 
 @pytest.mark.parametrize("content", ["c2hvcnQ", "A" * 43, "not base64url!"])
@@ -167,7 +168,7 @@ async def test_a_weak_secret_stops_the_start(tmp_path: Path, content: str):
     (tmp_path / "keys" / "agent-tokens.secret").write_text(content)
 
     with pytest.raises(KeyFileError, match="delete it to have a new one made"):
-        await open_runtime(Settings(data=tmp_path), FrozenClock(), SystemEntropy())
+        await open_runtime(settings_of(tmp_path), FrozenClock(), SystemEntropy())
 
 
 async def test_a_missing_command_key_stops_the_start(tmp_path: Path):
@@ -177,7 +178,7 @@ async def test_a_missing_command_key_stops_the_start(tmp_path: Path):
     (tmp_path / "keys" / "command.key").unlink()
 
     with pytest.raises(KeyFileError, match="restore it from a backup"):
-        await open_runtime(Settings(data=tmp_path), FrozenClock(), SystemEntropy())
+        await open_runtime(settings_of(tmp_path), FrozenClock(), SystemEntropy())
 
 
 async def test_a_root_key_taken_off_the_server_does_not_stop_it(tmp_path: Path):
@@ -193,6 +194,7 @@ async def test_a_root_key_taken_off_the_server_does_not_stop_it(tmp_path: Path):
         assert "trust.bundle_renewed" not in await server.event_kinds()
 
 
+@pytest.mark.sqlite
 async def test_a_damaged_database_stops_the_start(tmp_path: Path):
     """A file that is no database is a sentence, not a traceback."""
     async with running(tmp_path):
@@ -201,7 +203,7 @@ async def test_a_damaged_database_stops_the_start(tmp_path: Path):
     (tmp_path / "redflag.db").write_bytes(b"this is not a database" * 400)
 
     with pytest.raises(ConfigurationError, match="restore it from a backup"):
-        await open_runtime(Settings(data=tmp_path), FrozenClock(), SystemEntropy())
+        await open_runtime(settings_of(tmp_path), FrozenClock(), SystemEntropy())
 
 
 @needs_root()

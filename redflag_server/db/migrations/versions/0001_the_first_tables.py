@@ -10,6 +10,11 @@ branch_labels = None
 depends_on = None
 
 
+def _sorted(length: int) -> sa.types.TypeEngine[str]:
+    """Text in the order of its code points, as SQLite has it anyway."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def upgrade() -> None:
     """Move the schema forward."""
     op.create_table(
@@ -312,10 +317,10 @@ def upgrade() -> None:
         sa.Column("id", GUID(length=16), nullable=False),
         sa.Column("organization_id", GUID(length=16), nullable=False),
         sa.Column("agent_id", GUID(length=16), nullable=False),
-        sa.Column("manager", sa.String(length=32), nullable=False),
+        sa.Column("manager", _sorted(length=32), nullable=False),
         sa.Column("scanner", sa.String(length=32), nullable=False),
-        sa.Column("name", sa.String(length=256), nullable=False),
-        sa.Column("arch", sa.String(length=32), nullable=False),
+        sa.Column("name", _sorted(length=256), nullable=False),
+        sa.Column("arch", _sorted(length=32), nullable=False),
         sa.Column("installed", sa.String(length=256), nullable=True),
         sa.Column("available", sa.String(length=256), nullable=True),
         sa.Column("observed", sa.String(length=24), nullable=False),
@@ -394,7 +399,7 @@ def upgrade() -> None:
         sa.Column("id", GUID(length=16), nullable=False),
         sa.Column("organization_id", GUID(length=16), nullable=False),
         sa.Column("agent_id", GUID(length=16), nullable=False),
-        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("name", _sorted(length=32), nullable=False),
         sa.Column("manager", sa.String(length=32), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
