@@ -9,6 +9,7 @@ from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.passwords import Passwords
 from redflag_server.checkin.batching import Batcher
 from redflag_server.checkin.gate import open_gate
+from redflag_server.checkin.key_cache import KeyCache
 from redflag_server.checkin.picture import Gate
 from redflag_server.checkin.room import Room
 from redflag_server.checkin.waiting import Waiting
@@ -37,6 +38,7 @@ class Runtime:
         passwords: Hashes and checks passwords.
         waiting: Check-ins that are held open.
         large_bodies: Room that is taken while a large body is read and handled.
+        agent_keys: Keys of agents that were here lately.
         check_ins: Gathers check-ins while others are with the database.
         gate: How the database is asked about a batch of them.
     """
@@ -53,6 +55,7 @@ class Runtime:
     passwords: Passwords
     waiting: Waiting = attrs.field(factory=Waiting)
     large_bodies: Room = attrs.field(factory=Room)
+    agent_keys: KeyCache = attrs.field(factory=KeyCache)
     check_ins: Batcher = attrs.field(factory=Batcher)
     gate: Gate = attrs.field(default=attrs.Factory(lambda self: open_gate(self.database), takes_self=True))
 

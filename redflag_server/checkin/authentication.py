@@ -38,6 +38,7 @@ from redflag_server.addresses import client_address
 from redflag_server.agents import access_tokens
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import AgentRequest, claim, not_free
+from redflag_server.checkin.key_cache import AgentKeys
 from redflag_server.checkin.nonces import claim_nonces, nonce_horizon
 from redflag_server.checkin.picture import NonceUse
 from redflag_server.problems import TokenError, UnsupportedEncodingError
@@ -231,19 +232,24 @@ async def _verify_agent(runtime: Runtime, head: ParsedRequest, access: Access, a
             raise TokenError("the access token belongs to another key")
     agent = await _find(runtime, head.key_id)
     request = head.verify(VerifyKey(agent.public_key))
-    if claims is not None and claims.agent_id != agent.id:
+    if claims is not None and claims.agent_id != agent.agent_id:
         raise SignatureError("the access token belongs to another agent")
-    entry = AgentRequest(agent.id, request, claims, access, address)
+    entry = AgentRequest(agent.agent_id, request, claims, access, address)
     return VerifiedAgent(entry, agent.organization_id, VerifyKey(agent.executor_key))
 
 
-async def _find(runtime: Runtime, key_id: str) -> Any:
+async def _find(runtime: Runtime, key_id: str) -> AgentKeys:
+    remembered = runtime.agent_keys.get(key_id)
+    if remembered is not None:
+        return remembered
     query = select(Agent.id, Agent.organization_id, Agent.public_key, Agent.executor_key)
     async with runtime.database.read() as session:
-        agent = (await session.execute(query.where(Agent.key_id == key_id))).one_or_none()
-    if agent is None:
+        row = (await session.execute(query.where(Agent.key_id == key_id))).one_or_none()
+    if row is None:
         raise UnknownKeyError("this key is not registered here")
-    return agent
+    found = AgentKeys(*row)
+    runtime.agent_keys.put(key_id, found)
+    return found
 
 
 async def _pass_gate(runtime: Runtime, entry: AgentRequest) -> None:
