@@ -27,7 +27,7 @@ from tests.helpers.coroutines import finished
 
 LIFETIME = 300
 SOME = st.integers(0, 2**16)
-SKEW = st.integers(-TOLERANCE, TOLERANCE)
+SKEW = st.sampled_from((-TOLERANCE, 0, TOLERANCE)) | st.integers(-TOLERANCE, TOLERANCE)
 PAUSES = st.sampled_from((1, 30, TOLERANCE - 1, TOLERANCE, TOLERANCE + 1, RETENTION, RETENTION + 1, 5_000))
 ERRORS = st.sampled_from((-86_400, -RETENTION - 1, -TOLERANCE, -1, 1, TOLERANCE, RETENTION + 1, 86_400))
 
@@ -157,6 +157,12 @@ class Receiver(RuleBasedStateMachine):
         self.horizon = self.seconds + TOLERANCE if was_ahead else max(self.horizon, kept)
 
     @rule()
+    def purge_far_ahead_and_again_when_right(self) -> None:
+        """The clock jumped a day ahead, a purge forgot everything, and somebody set the clock."""
+        for self.error in (86_400, 0):
+            self.purge()
+
+    @rule()
     @precondition(lambda self: self.error == 0)
     def restore(self) -> None:
         """After a restore nobody knows what was claimed: everything signed until now is refused."""
@@ -191,6 +197,7 @@ class Receiver(RuleBasedStateMachine):
             assert message in self.accepted or message.created <= self.horizon
         else:
             assert message not in self.accepted, f"{message} was accepted twice"
+            assert message.created > self.horizon, f"{message} is of a time that was forgotten"
             self.accepted.add(message)
 
 
