@@ -7,7 +7,7 @@ DATA   ?= .redflag
 ARGS   ?=
 TEXT   := redflag_core redflag_server redflag_agent integrations docs tests mkdocs.yml Makefile README.md CHANGELOG.md CONTRIBUTING.md
 
-.PHONY: help up test test-full coverage check bench docs constraints clean
+.PHONY: help up test test-full coverage mutation check bench docs constraints clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -24,6 +24,10 @@ test-full: $(VENV)/.dev coverage ## the exhaustive sweeps too, on every supporte
 
 coverage: $(VENV)/.dev ## that the tests of redflag_core take every line and every branch of it
 	$(BIN)/python -m pytest -n auto -m "not full" --cov --cov-report=term-missing tests/core
+
+mutation: $(VENV)/.mutation ## that the tests notice mistakes in the modules that verify; ARGS names some of them
+	$(BIN)/python -m pytest -n 0 -q tests/mutation
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy --strict, import-linter, codespell, docs
 	$(BIN)/ruff check .
@@ -63,3 +67,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing RedFlag and its tests into $(VENV) ..."
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.up
+
+$(VENV)/.mutation: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing RedFlag, its tests and mutmut into $(VENV) ..."
+	@$(PIP) -e '.[dev,mutation]'
+	@touch $@ $(VENV)/.dev $(VENV)/.up
