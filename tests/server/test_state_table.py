@@ -164,10 +164,14 @@ def rules(connection: Connection) -> dict[str, dict[str, Any]]:
             "checks": sorted((each["name"], each["sqltext"]) for each in found.get_check_constraints(name)),
             "foreign": sorted(map(repr, found.get_foreign_keys(name))),
             "unique": sorted(map(repr, found.get_unique_constraints(name))),
-            "indexes": sorted(map(repr, found.get_indexes(name))),
+            "indexes": sorted(map(_index, found.get_indexes(name))),
         }
         for name in found.get_table_names()
     }
+
+
+def _index(index: Any) -> str:
+    return repr({**index, "dialect_options": {key: str(value) for key, value in index["dialect_options"].items()}})
 
 
 def fill(connection: Connection) -> None:
