@@ -7,6 +7,7 @@ from litestar import Request
 
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.passwords import Passwords
+from redflag_server.agents.access_tokens import TokenCache
 from redflag_server.checkin.batching import Batcher
 from redflag_server.checkin.gate import open_gate
 from redflag_server.checkin.key_cache import KeyCache
@@ -39,6 +40,7 @@ class Runtime:
         waiting: Check-ins that are held open.
         large_bodies: Room that is taken while a large body is read and handled.
         agent_keys: Keys of agents that were here lately.
+        access_tokens: Verifies access tokens of agents.
         check_ins: Gathers check-ins while others are with the database.
         gate: How the database is asked about a batch of them.
     """
@@ -56,6 +58,9 @@ class Runtime:
     waiting: Waiting = attrs.field(factory=Waiting)
     large_bodies: Room = attrs.field(factory=Room)
     agent_keys: KeyCache = attrs.field(factory=KeyCache)
+    access_tokens: TokenCache = attrs.field(
+        default=attrs.Factory(lambda self: TokenCache(self.keys.agent_tokens, self.server), takes_self=True)
+    )
     check_ins: Batcher = attrs.field(factory=Batcher)
     gate: Gate = attrs.field(default=attrs.Factory(lambda self: open_gate(self.database), takes_self=True))
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -92,7 +93,7 @@ class Settings:
         """Whether people and agents arrive over TLS."""
         return self.tls_cert is not None or self.behind_tls_proxy
 
-    @property
+    @cached_property
     def urls(self) -> tuple[str, ...]:
         """The public base URLs, without a trailing slash."""
         if self.public_urls:
@@ -101,12 +102,12 @@ class Settings:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (f"{scheme}://{host}:{self.port}",)
 
-    @property
+    @cached_property
     def authorities(self) -> tuple[str, ...]:
         """Public names as they appear in signed requests: lower case, the scheme's default port left out."""
         return tuple(dict.fromkeys(authority_of(url) for url in self.urls))
 
-    @property
+    @cached_property
     def prefix(self) -> str:
         """Path prefix of the main public URL that a proxy takes away."""
         return urlsplit(self.urls[0]).path

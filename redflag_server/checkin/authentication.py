@@ -35,7 +35,6 @@ from redflag_core.keys import VerifyKey
 from redflag_core.messages import MAX_SMALL_BODY, Register
 from redflag_core.signed_requests import ParsedRequest, VerifiedRequest, parse_head
 from redflag_server.addresses import client_address
-from redflag_server.agents import access_tokens
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.claims import AgentRequest, claim, not_free
 from redflag_server.checkin.key_cache import AgentKeys
@@ -222,12 +221,7 @@ async def _verify_newcomer(runtime: Runtime, parsed: ParsedRequest, address: str
 async def _verify_agent(runtime: Runtime, head: ParsedRequest, access: Access, address: str) -> VerifiedAgent:
     claims = None
     if head.access_token is not None:
-        claims = access_tokens.verify(
-            head.access_token,
-            secret=runtime.keys.agent_tokens,
-            server=runtime.server,
-            now=runtime.clock.now(),
-        )
+        claims = runtime.access_tokens.verify(head.access_token, now=runtime.clock.now())
         if claims.key_id != head.key_id:
             raise TokenError("the access token belongs to another key")
     agent = await _find(runtime, head.key_id)

@@ -103,7 +103,7 @@ def _read(connection: sqlite3.Connection, uses: AbstractSet[NonceUse], agents: A
 
 
 def _claim(connection: sqlite3.Connection, use: NonceUse) -> bool:
-    return connection.execute(CLAIM, (use.created, use.key_id, use.nonce)).rowcount == 1
+    return connection.execute(CLAIM, use).rowcount == 1
 
 
 def _member(connection: sqlite3.Connection, agent_id: UUID) -> Member | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import attrs
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -33,7 +32,7 @@ async def claim_nonces(session: AsyncSession, uses: Sequence[NonceUse], *, horiz
         The uses that were free until now.
     """
     # Sorted: crossing batches of two replicas must not wait for each other in a circle.
-    rows = [attrs.asdict(use) for use in sorted(set(uses)) if use.created > horizon]
+    rows = [use._asdict() for use in sorted(set(uses)) if use.created > horizon]
     if not rows:
         return set()
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite

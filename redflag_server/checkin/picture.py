@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import attrs
 
 
-@attrs.frozen(order=True)
-class NonceUse:
+class NonceUse(NamedTuple):
     """One use of a nonce by a verified request."""
 
     created: int
