@@ -101,7 +101,7 @@ BYPASSING: Final = frozenset({CommandType.COMMAND_CANCEL, CommandType.AGENT_HEAR
 """Types that do not wait for other commands."""
 
 _APPROVAL: Final[Any] = validators.and_(validators.max_len(MAX_APPROVAL), is_base64)
-_PARAMS: Final[Any] = validators.and_(validators.max_len(MAX_PARAMS * 4 // 3 + 4), is_base64)
+_PARAMS: Final[Any] = validators.and_(validators.max_len(len(b64encode(bytes(MAX_PARAMS)))), is_base64)
 _MANAGER: Final[Any] = validators.matches_re(r"[a-z][a-z0-9_]{0,31}")
 _TARGETS: Final[Any] = [
     validators.min_len(1),

@@ -230,16 +230,20 @@ def test_an_order_that_fits_no_envelope_is_not_signed():
         {"server": "s"},
         {"epoch": -1},
         {"gen": 2**53},
+        {"gen": -1},
         {"seq": -1},
         {"type": "scan"},
         {"type": "scan.run\n"},
         {"type": "Scan.run"},
         {"iat": -1},
         {"exp": MAX_MOMENT + 1},
+        {"iat": -1, "exp": 0},
+        {"iat": MAX_MOMENT, "exp": MAX_MOMENT + 1},
         {"exp": NOW - 1},
         {"exp": NOW + COMMAND_SECONDS + 1},
         {"nonce": "n" * 21},
         {"nonce": "+" * 22},
+        {"nonce": b64url_encode(b"n" * 17)},
         {"nonce": "nnnnnnnnnnnnnnnnnnnnnn"},
         {"start_by": -1},
         {"params": "e30"},
@@ -284,6 +288,27 @@ def test_unknown_and_double_fields_are_refused():
             open_command(sign_envelope(COMMAND_TYPE, payload, KEY), KEYS)
 
 
+def test_a_window_may_be_one_moment():
+    """Nothing says how long it must be."""
+    assert NOW == attrs.evolve(COMMAND, exp=NOW).exp
+
+
+def test_parameters_and_approval_are_as_long_as_they_may_be():
+    """To the byte, in base64."""
+    attrs.evolve(COMMAND, params=b64encode(b"p" * MAX_PARAMS))
+    ApprovalProof("A" * MAX_APPROVAL, 0, ())
+
+    with pytest.raises(ValueError, match="params"):
+        attrs.evolve(COMMAND, params=b64encode(b"p" * (MAX_PARAMS + 1)))
+    with pytest.raises(ValueError, match="envelope"):
+        ApprovalProof("A" * (MAX_APPROVAL + 4), 0, ())
+
+
+def test_an_agent_that_was_never_ordered_anything_stands_before_all():
+    """The first order has higher numbers."""
+    assert Order(0, 0, 0) == Order()
+
+
 def test_an_approval_has_a_place():
     """Envelope, index and proof, bounded."""
     proof = ApprovalProof(b64encode(b"x"), 0, (b64encode(b"y" * 32),) * 64)
@@ -320,8 +345,10 @@ GOOD = [
     ("packages.plan", PlanParams("apt", (TARGET,))),
     ("packages.upgrade", UpgradeParams("apt", (TARGET,), "0" * 64)),
     ("command.cancel", CancelParams(UUID)),
+    ("agent.heartbeat", HeartbeatParams(10)),
     ("agent.heartbeat", HeartbeatParams(HEARTBEAT_SECONDS)),
 ]
+PACKAGE, HASH = codec.dump(TARGET), b"0" * 64
 
 
 @pytest.mark.parametrize("kind, params", GOOD, ids=str)
@@ -341,6 +368,15 @@ def test_parameters_come_back_as_they_were(kind, params):
         ("scan.run", b'{"scanner":"a b"}', "scanner is out of bounds"),
         ("scan.run", b'{"script":"id"}', "no parameters of scan.run"),
         ("packages.plan", b'{"manager":"apt","packages":[]}', "packages is out of bounds"),
+        ("packages.plan", b'{"manager":"a t","packages":[%b]}' % PACKAGE, "manager is out of bounds"),
+        ("packages.upgrade", b'{"manager":"apt","packages":[],"plan_hash":"%b"}' % HASH, "packages is out of"),
+        (
+            "packages.upgrade",
+            b'{"manager":"","packages":[%b],"plan_hash":"%b"}' % (PACKAGE, HASH),
+            "manager is out",
+        ),
+        ("packages.upgrade", b'{"manager":"apt","packages":[%b],"plan_hash":"0"}' % PACKAGE, "plan_hash is out"),
+        ("packages.upgrade", b'{"manager":"apt","packages":[%b]}' % PACKAGE, "no parameters of packages.upgrade"),
         ("agent.heartbeat", b'{"seconds":9}', "seconds is out of bounds"),
         ("agent.heartbeat", b'{"seconds":3601}', "seconds is out of bounds"),
         ("command.cancel", b'{"cmd_id":"x"}', "cmd_id is out of bounds"),
@@ -354,7 +390,7 @@ def test_what_is_not_carried_out_is_refused_with_a_sentence(kind, text, sentence
 
 def test_a_package_is_ordered_once_and_not_too_many_are():
     """What people see in a plan is what is in it."""
-    with pytest.raises(ValueError, match="named once"):
+    with pytest.raises(ValueError, match=": a package is named once"):
         PlanParams("apt", (TARGET, TARGET))
     many = tuple(attrs.evolve(TARGET, name=f"p{n}") for n in range(MAX_TARGETS + 1))
     assert MAX_TARGETS == len(PlanParams("apt", many[:-1]).packages)
@@ -370,6 +406,18 @@ def test_too_many_parameters_are_refused_before_they_are_signed():
         dump_params(PlanParams("apt", many))
 
 
+def test_parameters_of_the_very_largest_size_can_be_ordered():
+    """To the byte."""
+    many = [attrs.evolve(TARGET, name="p" * 190 + f"{n:03}") for n in range(117)]
+    room = MAX_PARAMS - len(dump_params(PlanParams("apt", (*many, attrs.evolve(TARGET, name="x"))))) + 1
+    fits, too_large = (PlanParams("apt", (*many, attrs.evolve(TARGET, name="x" * n))) for n in (room, room + 1))
+
+    assert MAX_PARAMS == len(dump_params(fits))
+    assert fits == parse_params("packages.plan", dump_params(fits))
+    with pytest.raises(MalformedError):
+        dump_params(too_large)
+
+
 def test_subjects_say_what_a_command_is_about():
     """Each package of a plan or an upgrade, the command that is cancelled, the scanner, or the type itself."""
     subjects = [subjects_of(CommandType(kind), params) for kind, params in GOOD]
@@ -380,6 +428,7 @@ def test_subjects_say_what_a_command_is_about():
         {"apt:nginx:amd64"},
         {"apt:nginx:amd64"},
         {f"cancel:{UUID}"},
+        {"agent.heartbeat"},
         {"agent.heartbeat"},
     ] == subjects
 

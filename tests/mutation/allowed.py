@@ -30,4 +30,4 @@ class Allowed:
 
 def allowed() -> list[Allowed]:
     """Everything that ``allowed.toml`` allows."""
-    return [Allowed(**entry) for entry in tomllib.loads(FILE.read_text(encoding="utf-8")).get("allowed", [])]
+    return [Allowed(**entry) for entry in tomllib.loads(FILE.read_text(encoding="utf-8"))["allowed"]]

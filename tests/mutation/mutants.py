@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import libcst as cst
+import libcst.matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators, operator_arg_removal, operator_string
 
@@ -166,6 +167,8 @@ def _decides_nothing(node: cst.CSTNode) -> bool:
     if isinstance(node, cst.Assign):
         target = node.targets[0].target
         return isinstance(target, cst.Name) and target.value == "__all__"
+    if isinstance(node, cst.AnnAssign):
+        return m.matches(node.annotation.annotation, m.Name("TypeAlias"))
     if isinstance(node, cst.Call):
         return isinstance(node.func, cst.Name) and node.func.value in NO_DECISION_CALLS
     return False
