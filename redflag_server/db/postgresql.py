@@ -21,8 +21,8 @@ POOL_SIZE: Final = 10
 """Connections of one process: a transaction takes some milliseconds, so that ten keep several cores busy, and
 eight processes fit into the 100 that PostgreSQL allows by default."""
 
-POOL_WAIT_SECONDS: Final = 5
-"""How long a request waits for one of them before a 503: whoever is slower than that is not helped by waiting."""
+POOL_WAIT_SECONDS: Final = 20
+"""How long a request waits for one of them before a 503: a burst is worked off, and whoever waited is still there."""
 
 CONNECT_SECONDS: Final = 5
 COMMAND_SECONDS: Final = 45

@@ -6,6 +6,7 @@ connects with another one that owns nothing, as it should outside of tests.
 """
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import attrs
@@ -77,6 +78,12 @@ class Place:
             self._addresses[data] = self.template.copy()
         return self._addresses[data]
 
+    def share(self, data: Path, other: Path) -> None:
+        """Let *other* be the data directory of a replica of the server in *data*."""
+        shutil.copytree(data / "keys", other / "keys")
+        other.chmod(0o700)
+        self._addresses[other] = self._addresses[data]
+
     def environment(self, data: Path) -> dict[str, str]:
         """Variables for a command line that works on the server in *data*."""
         address = self.address(data)
@@ -84,7 +91,7 @@ class Place:
 
     def drop(self) -> None:
         """Drop them."""
-        for address in self._addresses.values():
+        for address in set(self._addresses.values()):
             assert self.template is not None
             self.template.databases.drop_database(address)
 
