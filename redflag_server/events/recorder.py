@@ -15,6 +15,7 @@ from redflag_core.ports import Clock
 from redflag_core.rate_limit import RateLimitPolicy, step
 from redflag_server.db.engine import Database
 from redflag_server.events.tables import Event
+from redflag_server.jobs.bells import Bell, ring
 from redflag_server.organizations.tables import INSTALLATION
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ async def record_all(session: AsyncSession, at: datetime, events: Sequence[NewEv
     """
     if events:
         await session.execute(insert(Event), [_row(at, event) for event in events])
+        await ring(session, Bell.EVENTS)
 
 
 def _row(at: datetime, event: NewEvent) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class EventItem:
         code: Error code of a refusal, or null.
         message: What happened, for people.
         data: Further facts.
+        position: Place in the history of its organization, 1, 2, 3 without a gap; null until it has one, for a
+            second.
     """
 
     id: UUID
@@ -35,6 +37,7 @@ class EventItem:
     code: str | None
     message: str
     data: dict[str, Any]
+    position: int | None
 
 
 EVENT_EXAMPLE: Final = EventItem(
@@ -48,4 +51,5 @@ EVENT_EXAMPLE: Final = EventItem(
     code=None,
     message="web-01 was approved: seen on the rack, serial number checked",
     data={"before": "pending", "reason": "seen on the rack, serial number checked"},
+    position=1042,
 )

@@ -77,8 +77,9 @@ async def keep_running(runtime: Runtime, jobs: Mapping[str, Job], stop: asyncio.
 
 async def _claim(runtime: Runtime, name: str, job: Job) -> bool:
     now = runtime.clock.now()
-    # A time further ahead than one interval was written while the clock was wrong: it must not stop the job.
-    due = or_(Schedule.next_due <= now, Schedule.next_due > now + job.every)
+    # A time far ahead was written while the clock was wrong: it must not stop the job. One that is a little more
+    # than one interval ahead was written by another replica, whose clock is a little ahead of this one.
+    due = or_(Schedule.next_due <= now, Schedule.next_due > now + 2 * job.every)
     async with runtime.database.read() as session:
         found = await session.scalar(select(Schedule.name).where(Schedule.name == name, due))
     if found is None:
