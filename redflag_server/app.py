@@ -29,6 +29,7 @@ from redflag_server.dashboard.plan_controller import PlanPageController
 from redflag_server.events.controller import EventController
 from redflag_server.events.refusals import record_refusal
 from redflag_server.events.timelines import TimelineController
+from redflag_server.fields import refuse_nul
 from redflag_server.headers import SecurityHeaders
 from redflag_server.health.controller import HealthController
 from redflag_server.jobs.list import JOBS
@@ -120,6 +121,7 @@ def create_app(
     return Litestar(
         route_handlers=[Router(API, route_handlers=CONTROLLERS), *PAGES],
         dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
+        before_request=refuse_nul,
         exception_handlers=with_pages(EXCEPTION_HANDLERS),
         after_exception=[record_refusal],
         before_send=[SecurityHeaders(secure=settings.is_secure)],

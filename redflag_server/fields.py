@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import attrs
+from litestar import Request
 
 from redflag_server.problems import InvalidRequestError
 
@@ -14,6 +15,19 @@ MAX_REASON: Final = 500
 MAX_LABEL: Final = 200
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+async def refuse_nul(request: Request[Any, Any, Any]) -> None:
+    """
+    Hook before each handler: no address holds a NUL character, which PostgreSQL stores and compares nowhere.
+
+    Bodies are read by the core, which refuses it itself.
+
+    Raises:
+        InvalidRequestError: It does.
+    """
+    if "\x00" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+        raise InvalidRequestError("the address holds a NUL character (%00): leave it out")
 
 
 def line(limit: int) -> Any:

@@ -22,7 +22,7 @@ POOL_SIZE: Final = 10
 eight processes fit into the 100 that PostgreSQL allows by default."""
 
 POOL_WAIT_SECONDS: Final = 20
-"""How long a request waits for one of them before a 503: a burst is worked off, and whoever waited is still there."""
+"""How long a request waits for one of them before a 503: a burst is worked off while its senders still wait."""
 
 CONNECT_SECONDS: Final = 5
 COMMAND_SECONDS: Final = 45

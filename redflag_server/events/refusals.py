@@ -43,9 +43,14 @@ async def record_refusal(error: Exception, scope: Scope) -> None:
             code=code,
             address=client_address(scope, runtime.settings.trusted_proxies),
             method=str(scope.get("method", "")),
-            path=scope["path"],
-            message=message[:1000],
+            path=storable(scope["path"]),
+            message=storable(message)[:1000],
             organization_id=INSTALLATION if sender is None else sender.organization_id,
             agent_id=None if sender is None else sender.entry.agent_id,
         )
     )
+
+
+def storable(text: str) -> str:
+    """A text that came from outside without the one character that PostgreSQL does not store."""
+    return text.replace("\x00", "\ufffd")

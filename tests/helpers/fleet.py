@@ -271,7 +271,9 @@ class Machine:
     async def learn_trust(self, client: Any) -> None:
         """Follow the root chain from the pin, and take the command keys of the bundle."""
         root = verify_roots(
-            [(await client.get(f"{self.prefix}{API}/trust/root/1")).content], server=self.server, root_fp=self.root_fp
+            [(await client.get(f"{self.prefix}{API}/trust/root/1")).content],
+            server=self.server,
+            root_fp=self.root_fp,
         )
         wire = (await client.get(f"{self.prefix}{API}/trust/bundle")).content
         bundle = verify_bundle(wire, root.key, server=self.server, now=self.now())
