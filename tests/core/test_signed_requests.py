@@ -19,6 +19,7 @@ from redflag_core.signed_requests import (
     Request,
     VerifiedRequest,
     new_nonce,
+    parse_head,
     parse_request,
     sign_request,
     verify_request,
@@ -171,6 +172,13 @@ def test_the_token_is_covered_whatever_the_case_of_its_header():
     assert "t" == verify(signed(request)).access_token
 
 
+def test_the_case_of_a_host_does_not_matter():
+    """Any of the public names may be written in capitals."""
+    request = with_header(SIGNED, b"host", b"RF.Example.COM")
+
+    assert verify(request, authorities=("main.example", "rf.example.com"))
+
+
 @pytest.mark.parametrize("host", ["10.0.0.1:8750", "rf.example.com", "RF.Example.COM"])
 def test_each_public_name_may_be_signed(host):
     """A server with several names accepts the one that was asked for."""
@@ -200,6 +208,13 @@ def test_the_clock_may_be_off_by_the_tolerance(offset):
     assert verify(signed(now=START + timedelta(seconds=offset)))
     with pytest.raises(StaleError):
         verify(signed(now=START + timedelta(seconds=offset + (offset >= 0) * 301 - (offset < 0))))
+
+
+def test_a_smaller_tolerance_can_be_asked_for():
+    """It is the caller's, not the protocol's."""
+    verify(signed(now=START + timedelta(seconds=5)), tolerance=5)
+    with pytest.raises(StaleError):
+        verify(signed(now=START + timedelta(seconds=6)), tolerance=5)
 
 
 def test_nonces_are_fresh_text_of_22_characters():
@@ -594,10 +609,14 @@ def test_the_bound_of_a_header_is_exact():
 @pytest.mark.parametrize(
     "changes", [{"method": "post"}, {"path": '/\n"@query": ?'}, {"path": "/é"}, {"query": "a b"}]
 )
-def test_what_no_server_would_take_is_not_signed(changes):
+def test_what_no_server_would_take_is_neither_signed_nor_verified(changes):
     """A line break in a path would write lines of the signing input."""
+    request = attrs.evolve(PLAIN, **changes)
+
     with pytest.raises(MalformedError, match="not of HTTP"):
-        signed(attrs.evolve(PLAIN, **changes))
+        signed(request)
+    with pytest.raises(MalformedError, match="not of HTTP"):
+        verify(forged(parameters(), request=request))
 
 
 # The order of the checks
@@ -624,12 +643,23 @@ def test_parsing_believes_nothing():
         parsed.verify(KEY.verify_key)
 
 
+def test_a_head_has_no_body_yet():
+    """Whatever arrived with it: the body is the one that is given later, if it has the digest."""
+    head = parse_head(SIGNED, authorities=AUTHORITIES, with_token=True)
+
+    assert b"" == head.body
+    assert PLAIN.body == head.with_body(PLAIN.body).verify(KEY.verify_key).body
+    with pytest.raises(SignatureError):
+        head.with_body(b"")
+
+
 def test_no_text_form_shows_a_token_or_a_body():
     """Requests are logged, parsed or verified: tokens and bodies (refresh secrets) are not in the text."""
     for value in (SIGNED, parse_request(SIGNED, authorities=AUTHORITIES, with_token=True), verify(SIGNED)):
         assert "aa.bb" not in repr(value)
         assert "rf=:" not in repr(value)
         assert '{"v"' not in repr(value)
+        assert "signature=" not in repr(value)
 
 
 # Anything
