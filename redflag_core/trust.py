@@ -248,7 +248,7 @@ def _verify_root(wire: bytes, n: int, server: str, root_fp: str, before: Root | 
         if before.key.key_id in signers:
             raise MalformedError("a root must not follow itself")
         signers[before.key.key_id] = before.key
-    verify_envelope(wire, ROOT_TYPE, signers, threshold=len(signers), max_bytes=MAX_SMALL_BODY)
+    verify_envelope(wire, ROOT_TYPE, signers, threshold=len(signers))
     if document.server != server or document.n != n:
         raise WrongRecipientError("the root document is of another server or out of order")
     return Root(n, key)

@@ -124,6 +124,8 @@ def test_a_chain_has_at_least_one_document_and_not_too_many():
     for documents in ([], chain(1) * (MAX_ROOTS + 1)):
         with pytest.raises(MalformedError, match="1 to 1000 documents"):
             follow(documents)
+    with pytest.raises(MalformedError, match="must not follow itself"):
+        follow(chain(1) * MAX_ROOTS)
 
 
 def test_a_next_root_needs_the_signature_of_the_one_before_it():
@@ -259,6 +261,11 @@ def test_a_bundle_never_goes_back(held, accepted):
     else:
         with pytest.raises(RollbackError, match=f"bundle 5 is older than the one held .{held}."):
             check(held_version=held)
+
+
+def test_the_first_bundle_may_have_any_number():
+    """Nothing is held that it could go back behind."""
+    assert 0 == check(signed(version=0)).version
 
 
 def test_a_bundle_ends_with_its_last_second():
