@@ -33,6 +33,7 @@ from redflag_server.backup.restore import restore
 from redflag_server.backup.words import backup_lines, restore_lines
 from redflag_server.db.pages import MAX_LIMIT, PageOf
 from redflag_server.db.scope import Scope, scoped, whole_installation
+from redflag_server.jobs.commands import jobs, tick
 from redflag_server.migrating import migrate_postgresql
 from redflag_server.organizations.service import organization_named, organization_of
 from redflag_server.problems import NotFoundError
@@ -64,6 +65,8 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(tick)
+main.add_command(jobs)
 
 
 @main.command()

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import rich_click as click
 
@@ -49,7 +49,7 @@ def settings_from(data: Path | None, options: dict[str, Any]) -> Settings:
     return Settings(data=(data or default_data_directory()).absolute(), postgresql=database, **options)
 
 
-def end_with_sentence(error: RedFlagError) -> None:
+def end_with_sentence(error: RedFlagError) -> NoReturn:
     """Say in one line why there is no server, and end with status 1."""
     click.echo(f"redflag: {error.message}", err=True)
     sys.exit(1)

@@ -5,7 +5,7 @@ What was used up, ended or revoked since the backup is forgotten. What agents us
 the core). What people and machines come in with, and can have again in a minute, ends: sessions, set-up links and
 registration tokens. Commands are asked about, and none is started that was not started before: somebody may have
 taken it back. What cannot be had again so easily comes back as it was, and is counted for the operator: accounts,
-API keys, machines.
+API keys, machines. So do jobs that were put off: they are done at least once, and so may be done again.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from redflag_server.backup.archive import Manifest
 from redflag_server.commands.changes import RESTORED, Change, change
 from redflag_server.commands.tables import Command
 from redflag_server.events.recorder import record
+from redflag_server.jobs.tables import Lease, QueuedJob
 from redflag_server.trust.tables import ServerState
 
 LONG_OVER: Final = timedelta(hours=1)
@@ -71,6 +72,7 @@ async def begin_anew(session: AsyncSession, manifest: Manifest, *, now: datetime
     await session.execute(delete(SetupLink))
     tokens = await _revoke_tokens(session, now, actor)
     await _restart_grace(session, now)
+    await _forget_leases(session)
     await _settle_commands(session, now, actor)
     outcome = Outcome(
         gen=counters.gen,
@@ -121,6 +123,13 @@ async def _restart_grace(session: AsyncSession, now: datetime) -> None:
     """A machine that could not show itself because the server was away must not count as changed."""
     doubted = update(Agent).where(Agent.mismatch_since.is_not(None))
     await session.execute(doubted.values(mismatch_since=now))
+
+
+async def _forget_leases(session: AsyncSession) -> None:
+    """Whoever held one has stopped. What was begun and not finished is begun again."""
+    await session.execute(delete(Lease))
+    leased = update(QueuedJob).where(QueuedJob.lease_until.is_not(None))
+    await session.execute(leased.values(lease_holder=None, lease_until=None))
 
 
 async def _settle_commands(session: AsyncSession, now: datetime, actor: str) -> None:

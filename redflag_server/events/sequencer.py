@@ -5,7 +5,7 @@ Events are committed without a position, side by side. One process at a time pla
 oldest transaction that is still running: what that one wrote must not come after what others wrote later. An event
 that has no position yet is in a table of its own, `UnplacedEvent`. So none is skipped, however late its commit.
 
-Whoever places holds a lease. It takes or renews it in the same transaction, and gives it back when nothing is left.
+Whoever places holds a lease: it takes or renews it in the same transaction, and gives it back when all is placed.
 While there is nothing to do, looking costs one read.
 """
 

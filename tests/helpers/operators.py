@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import attrs
-from sqlalchemy import select
+from sqlalchemy import select, update
 from uuid_utils.compat import uuid7
 
 from redflag_core.enrolment import AgentStatus
@@ -23,6 +23,8 @@ from redflag_server.agents.tables import Agent
 from redflag_server.client_errors.tables import ClientError
 from redflag_server.db.scope import whole_installation
 from redflag_server.events.recorder import record
+from redflag_server.jobs.queue import enqueue
+from redflag_server.jobs.tables import JobState, QueuedJob
 from redflag_server.organizations.tables import Organization, Site
 from redflag_server.packages.tables import Package, Scanner
 from redflag_server.runtime import Runtime
@@ -90,6 +92,18 @@ async def new_place(runtime: Runtime, name: str) -> Place:
         )
         session.add(site)
     return Place(organization.id, site.id)
+
+
+async def add_dead_job(runtime: Runtime, place: Place) -> UUID:
+    """A job of an organization that failed at each attempt."""
+    now = runtime.clock.now()
+    async with runtime.database.write() as session:
+        job_id = await enqueue(
+            session, kind="note", payload={}, now=now, organization_id=place.organization_id, key="a"
+        )
+        dead = {"state": JobState.DEAD, "ended_at": now, "attempts": 10, "last_error": "no luck"}
+        await session.execute(update(QueuedJob).where(QueuedJob.id == job_id).values(**dead))
+    return job_id
 
 
 def evidence(machine_id: str) -> MachineEvidence:

@@ -35,6 +35,7 @@ from redflag_server.jobs.queue import (
 from redflag_server.jobs.service import Job, prepare, run_due
 from redflag_server.jobs.tables import JobState, QueuedJob, Schedule
 from redflag_server.jobs.work import AT_ONCE, Worker
+from tests.helpers.operators import API, add_dead_job, api_key, first_place
 from tests.helpers.server import Server, running
 
 on_both = pytest.mark.postgresql
@@ -537,3 +538,47 @@ async def test_done_jobs_are_forgotten_after_a_week(server: Server):
     await tick(server.runtime)
 
     assert [dead] == [row.id for row in await server.rows(QueuedJob, QueuedJob.kind == "note")]
+
+
+# --- operators ---
+
+
+@on_both
+async def test_an_operator_lists_jobs_and_tries_a_dead_one_again(server: Server):
+    """With all its attempts, as the last of its key, and an event says who wanted it and why."""
+    place = await first_place(server.runtime)
+    dead, waiting = await add_dead_job(server.runtime, place), await put(server, key="a")
+    headers = await api_key(server.runtime, "jobs:read", "jobs:write")
+
+    listed = await server.client.get(f"{API}/jobs?state=dead", headers=headers)
+    answer = await server.client.post(f"{API}/jobs/{dead}/retry", headers=headers, json={"reason": "repaired"})
+    again = await server.client.post(f"{API}/jobs/{dead}/retry", headers=headers, json={"reason": "repaired"})
+
+    assert [(str(dead), "no luck")] == [(item["id"], item["last_error"]) for item in listed.json()["items"]]
+    assert (200, "live", 0) == (answer.status_code, answer.json()["state"], answer.json()["attempts"])
+    assert (409, "conflict") == (again.status_code, again.json()["code"])
+    event = await server.row(Event, Event.kind == "job.retried")
+    assert ("api-key:test", "repaired") == (event.actor, event.data["reason"])
+    taken = await take(server)
+    assert [waiting] == [job.id for job in taken]
+    await done(server, taken[0])
+    assert [dead] == [job.id for job in await take(server)]
+
+
+@on_both
+async def test_an_operator_removes_a_dead_job(server: Server):
+    """It is gone; the event says what it was. A live one cannot be removed."""
+    place = await first_place(server.runtime)
+    dead, live = await add_dead_job(server.runtime, place), await put(server)
+    headers = await api_key(server.runtime, "jobs:write")
+
+    codes = [
+        (await server.client.post(f"{API}/jobs/{job}/discard", headers=headers, json={"reason": "x"})).status_code
+        for job in (dead, live, dead)
+    ]
+
+    assert [200, 409, 404] == codes
+    assert [live] == [row.id for row in await server.rows(QueuedJob)]
+    assert {"job_id": str(dead), "kind": "note", "error": "no luck", "reason": "x"} == (
+        await server.row(Event, Event.kind == "job.discarded")
+    ).data

@@ -37,6 +37,7 @@ from tests.helpers.operators import (
     API,
     FORM,
     Place,
+    add_dead_job,
     add_error,
     add_event,
     add_machine,
@@ -206,7 +207,8 @@ async def belongings(server) -> Belongings:
     order = {"label": MARK, "seats": 1, "expires_in_seconds": 60}
     assert 201 == (await server.client.post(f"{API}/registration-tokens", headers=headers, json=order)).status_code
     token, key = await server.row(RegistrationToken), await server.row(Credential)
-    ids = {"agent_id": agent, "token_id": token.id, "key_id": key.id, "user_id": user.id}
+    job = await add_dead_job(runtime, place)
+    ids = {"agent_id": agent, "token_id": token.id, "key_id": key.id, "user_id": user.id, "job_id": job}
     return Belongings(place, {**ids, **await _patching(server, agent, headers)})
 
 

@@ -1,5 +1,7 @@
 """Work and positions"""
 
+from typing import Any
+
 import sqlalchemy as sa
 from advanced_alchemy.types import GUID, DateTimeUTC, JsonB
 from alembic import op
@@ -149,5 +151,5 @@ def _organization(table: str) -> sa.Constraint:
     )
 
 
-def _where(condition: str) -> dict[str, object]:
+def _where(condition: str) -> dict[str, Any]:
     return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
