@@ -90,7 +90,7 @@ class Agent(Tenant):
     issued_gen: Mapped[int] = mapped_column(BigInteger, default=0)
     issued_seq: Mapped[int] = mapped_column(BigInteger, default=0)
 
-    last_seen_at: Mapped[datetime | None] = mapped_column(index=True)
+    last_seen_at: Mapped[datetime | None]
     last_address: Mapped[str | None] = mapped_column(String(64))
     next_check_in_at: Mapped[datetime | None]
     rate_arrival: Mapped[float | None] = mapped_column(Float)
