@@ -1,8 +1,8 @@
 """
 Fixtures of the server's tests.
 
-Every test that is a coroutine runs on SQLite, and on PostgreSQL too: with ``make test-full``, or always if it has the mark
-``postgresql``. One that is about the file of SQLite has the mark ``sqlite``.
+Every test that is a coroutine runs on SQLite, and on PostgreSQL too: with ``make test-full``, or always if it has
+the mark ``postgresql``. One that is about the file of SQLite, or finds its database itself, has the mark ``sqlite``.
 """
 
 import inspect
@@ -21,24 +21,26 @@ __all__ = ["postgres_server"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Say what marks there are."""
-    config.addinivalue_line(
-        "markers", "postgresql: runs on PostgreSQL in `make test` too, not only in the full tier"
-    )
-    config.addinivalue_line("markers", "sqlite: is about SQLite, its file or what works with nothing else")
+    for mark in (
+        "postgresql(only=False): runs on PostgreSQL in `make test` too, or there only",
+        "sqlite: is about the file of SQLite, or finds its database itself",
+    ):
+        config.addinivalue_line("markers", mark)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test on both databases."""
-    if "database" not in metafunc.fixturenames:
-        return
-    marked = metafunc.definition.get_closest_marker
-    names: list[object] = ["sqlite"]
-    if not marked("sqlite") and inspect.iscoroutinefunction(
-        metafunc.function
-    ):  # what does not wait has no database
-        marks = [needs_postgres] if marked("postgresql") else [needs_postgres, pytest.mark.full]
-        names.append(pytest.param("postgresql", marks=marks))
-    metafunc.parametrize("database", names, indirect=True)
+    if "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", list(_databases(metafunc)), indirect=True)
+
+
+def _databases(metafunc: pytest.Metafunc) -> Iterator[object]:
+    chosen = metafunc.definition.get_closest_marker("postgresql")
+    if not (chosen and chosen.kwargs.get("only")):
+        yield "sqlite"
+    # What does not wait uses no database.
+    if inspect.iscoroutinefunction(metafunc.function) and not metafunc.definition.get_closest_marker("sqlite"):
+        yield pytest.param("postgresql", marks=[needs_postgres] if chosen else [needs_postgres, pytest.mark.full])
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """
 Fifty at once, over two replicas of one server: whatever they race for, one gets it, and all get an answer.
 
-With SQLite there is one server, whose writers take turns; there the same must hold.
+With SQLite there is one server, whose writers take turns: its races are beside what they are about.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ from tests.helpers.orders import new_command, order, plan
 from tests.helpers.patching import new_ward
 from tests.helpers.server import Server, running
 
-pytestmark = pytest.mark.postgresql
+pytestmark = pytest.mark.postgresql(only=True)
 
 MANY = 50
 TWO_BODIES = 503
@@ -59,7 +59,7 @@ OPERATOR = whole_installation("user:test")
 
 @attrs.frozen
 class Replicas:
-    """Servers that share a database; with SQLite there is one."""
+    """Servers that share a database."""
 
     servers: list[Server]
 
@@ -81,12 +81,9 @@ class Replicas:
 
 @pytest_asyncio.fixture
 async def replicas(database: Place, tmp_path: Path) -> AsyncIterator[Replicas]:
-    """Two servers on one database, or one where there can be only one."""
+    """Two servers on one database."""
     clock = FrozenClock()
     async with running(tmp_path / "first", clock=clock) as first:
-        if database.template is None:
-            yield Replicas([first])
-            return
         database.share(tmp_path / "first", tmp_path / "second")
         async with running(tmp_path / "second", clock=clock) as second:
             yield Replicas([first, second])
