@@ -4,7 +4,7 @@ from typing import Final
 
 
 def _tests(*names: str) -> tuple[str, ...]:
-    return tuple(f"tests/core/test_{name}.py" for name in (*names, "protocol_numbers", "vectors"))
+    return tuple(f"tests/core/test_{name}.py" for name in (*names, "protocol_numbers", "wire_fields", "vectors"))
 
 
 MODULES: Final = {
