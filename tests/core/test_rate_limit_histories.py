@@ -201,7 +201,7 @@ TestClientsOnDisk.settings = settings(max_examples=25, stateful_step_count=30, d
 class TestClientsOnDiskForLong(ClientsOnDisk.TestCase):
     """The same, far more often."""
 
-    settings = settings(max_examples=500, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 
 
 def test_a_store_that_grants_too_much_is_found():

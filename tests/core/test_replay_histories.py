@@ -230,7 +230,7 @@ TestReceiverOnDisk.settings = settings(max_examples=25, stateful_step_count=40, 
 class TestReceiverOnDiskForLong(ReceiverOnDisk.TestCase):
     """The same, far more often."""
 
-    settings = settings(max_examples=500, stateful_step_count=100, deadline=None)
+    settings = settings(max_examples=200, stateful_step_count=80, deadline=None)
 
 
 def test_a_store_that_forgets_too_much_is_found():
