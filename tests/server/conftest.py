@@ -1,13 +1,15 @@
 """
 Fixtures of the server's tests.
 
-Every test that is a coroutine runs on SQLite, and on PostgreSQL too: with ``make test-full``, or always if it has
-the mark ``postgresql``. One that is about the file of SQLite, or finds its database itself, has the mark ``sqlite``.
+Every test that is a coroutine runs on SQLite, and on PostgreSQL too: with ``make test-full``, or always if it is
+in `SAMPLE` or has the mark ``postgresql``. One that is about the file of SQLite, or finds its database itself, has
+the mark ``sqlite``.
 """
 
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 import pytest_asyncio
@@ -17,6 +19,19 @@ from tests.helpers.databases import CURRENT, Place, Template
 from tests.helpers.server import Server, running
 
 __all__ = ["postgres_server"]
+
+SAMPLE: Final = frozenset(
+    {
+        "test_leases",  # whose turn it is, order numbers, and what a check-in writes
+        "test_operator_api",  # lists in pages, filters, and every document that is shown
+        "test_patch_histories",  # all moves of packages, plans and commands
+        "test_refresh",  # chains and forks
+        "test_reports",  # bulk statements, JSON, and the rows that make a hash
+        "test_scope",  # every route and every page
+        "test_state_table",  # the triggers
+    }
+)
+"""Modules that `make test` runs on PostgreSQL too: where the two differ most. The rest would take minutes."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,12 +50,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _databases(metafunc: pytest.Metafunc) -> Iterator[object]:
-    chosen = metafunc.definition.get_closest_marker("postgresql")
-    if not (chosen and chosen.kwargs.get("only")):
+    mark = metafunc.definition.get_closest_marker("postgresql")
+    if not (mark and mark.kwargs.get("only")):
         yield "sqlite"
     # What does not wait uses no database.
     if inspect.iscoroutinefunction(metafunc.function) and not metafunc.definition.get_closest_marker("sqlite"):
-        yield pytest.param("postgresql", marks=[needs_postgres] if chosen else [needs_postgres, pytest.mark.full])
+        sampled = mark or metafunc.module.__name__.rpartition(".")[2] in SAMPLE
+        marks = [needs_postgres] if sampled else [needs_postgres, pytest.mark.full]
+        yield pytest.param("postgresql", marks=marks)
 
 
 @pytest.fixture(scope="session")
