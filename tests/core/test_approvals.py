@@ -259,6 +259,11 @@ def test_an_approval_out_of_its_bounds_is_refused(changes):
         open_approval(wire, KEYS)
 
 
+def test_an_approval_may_be_for_one_moment():
+    """Nothing says how long it must be."""
+    assert approval().nbf == approval(exp=approval().nbf).exp
+
+
 def test_an_approval_of_the_longest_time_and_most_uses_passes():
     """The bounds themselves are allowed."""
     longest = approval(max_starts=MAX_STARTS)
@@ -294,6 +299,7 @@ def test_an_approval_covers_its_leaves_in_their_order_and_no_others():
     assert covers(made, approved)
     for others in (approved[:2], approved[::-1], [*approved, leaf(9)], [*approved[:2], leaf(9)]):
         assert not covers(made, others)
+    assert not covers(attrs.evolve(made, leaves=4), approved)
 
 
 def test_two_operators_may_sign_and_one_is_enough():

@@ -16,6 +16,7 @@ from redflag_core.freshness import (
     check_claim,
     check_window,
     claim_nonce,
+    claim_nonce_sync,
     horizon_after_purge,
     next_horizon,
     refuse_replay,
@@ -32,6 +33,19 @@ class Message:
     key_id: str = "a" * 32
     nonce: str = "n" * 22
     created: int = NOW
+
+
+class BlockingStore:
+    """Claims in a set."""
+
+    def __init__(self):
+        self.claimed = set()
+
+    def claim(self, key_id, nonce, created):
+        """Whether it was free."""
+        free = (key_id, nonce, created) not in self.claimed
+        self.claimed.add((key_id, nonce, created))
+        return free
 
 
 def test_the_window_is_what_the_protocol_says():
@@ -71,6 +85,13 @@ def test_a_message_does_not_outlive_its_own_end():
     check_window(NOW - 10, NOW, now=START)
     with pytest.raises(StaleError, match="too old"):
         check_window(NOW - 10, NOW - 1, now=START)
+
+
+def test_a_message_is_not_accepted_longer_than_the_tolerance():
+    """Whatever end its sender gives it."""
+    check_window(NOW - TOLERANCE, NOW + 1000, now=START)
+    with pytest.raises(StaleError, match="too old"):
+        check_window(NOW - TOLERANCE - 1, NOW + 1000, now=START)
 
 
 @given(st.integers(-1000, 1000), st.integers(0, 1000), st.integers(0, 1000))
@@ -162,7 +183,7 @@ def test_a_claim_has_texts_and_a_time_that_every_store_keeps():
     check_claim(longest, longest, MAX_MOMENT)
     check_claim("", "", 0)
     for claim in ((longest + "x", "n", 1), ("k", longest + "x", 1)):
-        with pytest.raises(TooLargeError):
+        with pytest.raises(TooLargeError, match="the nonce" if claim[0] == "k" else "the key id"):
             check_claim(*claim)
     for claim in (("\x00", "n", 1), ("k", "\ud800", 1), ("k", "n", -1), ("k", "n", MAX_MOMENT + 1)):
         with pytest.raises(MalformedError):
@@ -176,6 +197,16 @@ async def test_a_message_is_claimed_once():
     await claim_nonce(Message(), store)
     with pytest.raises(ReplayError, match="fresh nonce"):
         await claim_nonce(Message(), store)
+
+
+def test_a_store_that_blocks_claims_the_same_once():
+    """By key, nonce and creation time."""
+    store = BlockingStore()
+
+    claim_nonce_sync(Message(), store)
+    with pytest.raises(ReplayError, match="fresh nonce"):
+        claim_nonce_sync(Message(), store)
+    assert {("a" * 32, "n" * 22, NOW)} == store.claimed
 
 
 async def test_another_nonce_key_or_time_is_another_message():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from redflag_core import codec
 from redflag_core.commands import COMMAND_TYPE
 from redflag_core.encoding import dump_json
-from redflag_core.envelope import parse_envelope, sign_envelope
+from redflag_core.envelope import MAX_ENVELOPE_BYTES, parse_envelope, sign_envelope
 from redflag_core.errors import (
     MalformedError,
     SignatureError,
@@ -23,6 +23,7 @@ from redflag_core.errors import (
 from redflag_core.keys import SigningKey
 from redflag_core.messages import MAX_STATEMENT_TEXT
 from redflag_core.patching import Change, Transaction
+from redflag_core.patching.plan import MAX_TARGETS
 from redflag_core.scanning import PackageKey
 from redflag_core.statements import (
     ACCEPTED_TYPE,
@@ -193,6 +194,29 @@ def test_a_field_has_one_form(statement, changes):
 
     with pytest.raises(MalformedError):
         opened(sign_envelope(kind, dump_json(plain), EXECUTOR))
+
+
+def test_a_result_names_each_package_once_and_not_too_many():
+    """As many as a plan may have."""
+    (one,) = RESULT.packages
+    many = tuple(attrs.evolve(one, name=f"p{n}") for n in range(MAX_TARGETS + 1))
+
+    assert MAX_TARGETS == len(attrs.evolve(RESULT, packages=many[:-1]).packages)
+    for packages, sentence in ((many, "packages"), ((one, one), ": a package is named once")):
+        with pytest.raises(ValueError, match=sentence):
+            attrs.evolve(RESULT, packages=packages)
+
+
+def test_a_statement_may_be_larger_than_an_order():
+    """A long output and every package: it is read, and known by its digest."""
+    (one,) = RESULT.packages
+    packages = tuple(attrs.evolve(one, name=f"p{n:03}", reason="r" * 500) for n in range(MAX_TARGETS))
+    large = attrs.evolve(RESULT, packages=packages)
+    wire = sign_statement(large, EXECUTOR)
+
+    assert MAX_ENVELOPE_BYTES < len(wire)
+    assert large == opened(wire)
+    assert hashlib.sha256(codec.dump(large)).hexdigest() == statement_digest(wire)
 
 
 def test_a_refusal_of_unread_bytes_names_no_command():
