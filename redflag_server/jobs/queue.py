@@ -24,7 +24,6 @@ from redflag_core.encoding import dump_json
 from redflag_server.jobs.bells import Bell, ring
 from redflag_server.jobs.tables import JobState, QueuedJob
 from redflag_server.organizations.tables import INSTALLATION
-from redflag_server.problems import ServerError
 
 MAX_PAYLOAD: Final = 64 * 1024
 """Bytes of a payload as JSON. It names what there is to do; what it takes to do it is in the database."""
@@ -36,10 +35,8 @@ LEASE: Final = timedelta(seconds=120)
 """Longer than an attempt, by more than the clocks of replicas differ and the end of an attempt takes."""
 
 
-class LeaseLostError(ServerError):
+class LeaseLostError(Exception):
     """Somebody else has the job by now: what was done for it in this transaction must not count."""
-
-    code = "lease_lost"
 
 
 @attrs.frozen
