@@ -32,8 +32,10 @@ from redflag_server.events.timelines import TimelineController
 from redflag_server.fields import refuse_nul
 from redflag_server.headers import SecurityHeaders
 from redflag_server.health.controller import HealthController
+from redflag_server.jobs.background import keep_working
+from redflag_server.jobs.controller import JobController
 from redflag_server.jobs.list import JOBS
-from redflag_server.jobs.service import keep_running, prepare
+from redflag_server.jobs.service import prepare
 from redflag_server.openapi import openapi_config
 from redflag_server.packages.controller import PackageController
 from redflag_server.packages.report_controller import ReportController
@@ -60,6 +62,7 @@ CONTROLLERS: Final[list[Any]] = [
     EnrolmentController,
     EventController,
     HealthController,
+    JobController,
     PackageController,
     PlanController,
     RegistrationTokenController,
@@ -108,7 +111,7 @@ def create_app(
         await publish(opened)
         await prepare(opened, JOBS)
         stop = asyncio.Event()
-        jobs = asyncio.create_task(keep_running(opened, JOBS, stop)) if run_jobs else None
+        jobs = asyncio.create_task(keep_working(opened, stop)) if run_jobs else None
         try:
             yield
         finally:

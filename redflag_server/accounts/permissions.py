@@ -21,6 +21,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "registration-tokens:write": "Make and revoke registration tokens.",
     "events:read": "See what happened.",
     "errors:read": "See the errors that machines reported.",
+    "jobs:read": "See work that was put off, and what failed.",
+    "jobs:write": "Try failed jobs again, and remove them.",
     "api-keys:read": "See API keys, never their secrets.",
     "api-keys:write": "Make and revoke API keys.",
     "users:read": "See who has an account.",
