@@ -204,6 +204,7 @@ async def test_check_in_asks_for_whatever_is_news(server: Server, changes: dict[
     assert [[], ["storage"]] == wanted
 
 
+@pytest.mark.sqlite
 async def test_a_server_that_was_set_back_asks_for_the_facts_again(tmp_path: Path):
     """An old snapshot of its disk has the same inventory hash and old facts: these are not shown as new."""
     old = facts_report(1)
