@@ -96,6 +96,10 @@ class Waiting:
     def __len__(self) -> int:
         return self._held
 
+    def agents(self) -> list[UUID]:
+        """Who waits."""
+        return list(self._polls)
+
     def enter(self, agent_id: UUID) -> Poll | None:
         """
         Begin to listen. Done before looking for commands, so that none is missed between looking and waiting.
