@@ -10,16 +10,21 @@ from uuid import UUID
 
 import attrs
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from redflag_core.errors import PolicyError
 from redflag_core.resilience import RetryPolicy
+from redflag_core.system import SystemClock
 from redflag_core.testing import FrozenClock
-from redflag_server.events.tables import Event
+from redflag_server.cli import main
+from redflag_server.events.sequencer import SEQUENCER, Sequencer
+from redflag_server.events.tables import Event, HistoryEntry, UnplacedEvent
 from redflag_server.jobs.background import tick
 from redflag_server.jobs.kinds import Handler, Kind, Rest
+from redflag_server.jobs.leases import hold
 from redflag_server.jobs.list import JOBS
 from redflag_server.jobs.queue import (
     LEASE,
@@ -35,6 +40,8 @@ from redflag_server.jobs.queue import (
 from redflag_server.jobs.service import Job, prepare, run_due
 from redflag_server.jobs.tables import JobState, QueuedJob, Schedule
 from redflag_server.jobs.work import AT_ONCE, Worker
+from redflag_server.organizations.tables import INSTALLATION
+from tests.helpers.backups import back_up, restore_from
 from tests.helpers.operators import API, add_dead_job, api_key, first_place
 from tests.helpers.server import Server, running
 
@@ -582,3 +589,68 @@ async def test_an_operator_removes_a_dead_job(server: Server):
     assert {"job_id": str(dead), "kind": "note", "error": "no luck", "reason": "x"} == (
         await server.row(Event, Event.kind == "job.discarded")
     ).data
+
+
+async def redflag(data: Path, *arguments: object) -> str:
+    """Run a command of the server's command line on a data directory."""
+    words = ["jobs", *map(str, arguments), "--data", str(data)] if arguments else ["tick", "--data", str(data)]
+    answer = await asyncio.to_thread(CliRunner().invoke, main, words)
+    assert 0 == answer.exit_code, answer.output
+    return answer.output
+
+
+@pytest.mark.sqlite
+async def test_the_command_line_does_the_same(tmp_path: Path):
+    """List, retry, discard and tick, beside a server or without one."""
+    async with running(tmp_path / "data", clock=SystemClock()) as server:
+        place = await first_place(server.runtime)
+        first, second = await add_dead_job(server.runtime, place), await add_dead_job(server.runtime, place)
+        listed = await redflag(tmp_path / "data", "list", "--state", "dead")
+        await redflag(tmp_path / "data", "retry", first)
+        await redflag(tmp_path / "data", "discard", second)
+
+    ticked = [await redflag(tmp_path / "data") for _ in range(2)]
+
+    assert [str(second), str(first)] == [line.split()[0] for line in listed.splitlines()]
+    assert f"{len(JOBS)} schedules, 1 attempts at jobs" in ticked[0]
+    assert "0 schedules, 0 attempts at jobs, 0 events placed" in ticked[1]
+    async with running(tmp_path / "data", clock=SystemClock()) as server:
+        assert "live" == (await server.row(QueuedJob, QueuedJob.kind == "note")).state
+        assert [] == await server.rows(UnplacedEvent)
+        actors = {
+            event.actor for event in await server.rows(Event, Event.kind.in_(["job.retried", "job.discarded"]))
+        }
+        assert {"cli"} == {actor.partition(":")[0] for actor in actors}
+
+
+# --- restore ---
+
+
+@pytest.mark.sqlite
+async def test_after_a_restore_jobs_and_positions_go_on_and_leases_do_not(tmp_path: Path):
+    """What was begun is begun again at once; what had a position has the same."""
+    clock = FrozenClock()
+    async with running(tmp_path / "data", clock=clock) as server:
+        job_id, _waiting = await put(server, key="a"), await put(server, key="a")
+        (job,) = await take(server)
+        sequencer = Sequencer(server.runtime)
+        while await sequencer.place():
+            pass
+        async with server.runtime.database.write() as session:
+            await hold(session, SEQUENCER, uuid7(), clock.now())
+        before = await positions(server)
+    file = back_up(tmp_path / "data", tmp_path / "backup.tar", clock)
+    await restore_from(file, tmp_path / "data", clock)
+
+    async with running(tmp_path / "data", clock=clock) as server:
+        assert before == await positions(server)
+        again = await take(server)
+        assert [(job_id, job.fence + 1)] == [(each.id, each.fence) for each in again]
+        assert 0 < await Sequencer(server.runtime).place()
+        assert before == (await positions(server))[: len(before)]
+
+
+async def positions(server: Server) -> list[tuple[int, UUID, bytes]]:
+    """The history of the installation."""
+    rows = await server.rows(HistoryEntry, HistoryEntry.organization_id == INSTALLATION)
+    return sorted((row.position, row.event_id, row.hash) for row in rows)

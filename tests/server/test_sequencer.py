@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from redflag_core.audit import AuditEntry, AuditState, verify_history
 from redflag_core.system import SystemClock
@@ -20,6 +20,7 @@ from redflag_server.jobs.tables import Lease
 from redflag_server.organizations.tables import INSTALLATION
 from tests.helpers.operators import API, Place, api_key, first_place, new_place
 from tests.helpers.server import Server, running
+from tests.server.test_state_table import migration
 
 on_both = pytest.mark.postgresql
 SOON = 10.0
@@ -168,6 +169,20 @@ async def test_many_events_are_placed_in_parts(server: Server):
     await place_all(server, sequencer)
 
     assert [f"{number}" for number in range(AT_ONCE + 10)] == [message for _, message in await history(server)]
+
+
+@on_both
+async def test_events_of_the_release_before_get_positions_too(server: Server):
+    """The migration lets the sequencer place them, in the order of their ids."""
+    await told(server, *(f"{number}" for number in range(12)))
+    async with server.runtime.database.write() as session:
+        await session.execute(delete(UnplacedEvent))
+        await session.execute(text(migration("0006").ALL_EVENTS))
+    await told(server, "new")
+
+    await place_all(server)
+
+    assert [*(f"{number}" for number in range(12)), "new"] == [message for _, message in await history(server)]
 
 
 # --- late, held up, dead ---
