@@ -56,9 +56,10 @@ def subtrees(part: Range) -> tuple[tuple[int, int], ...]:
         stores the hashes of these can answer every question with a few of them.
     """
     begin, end = part
+    size = end - begin
     found = []
-    for level in reversed(range((end - begin).bit_length())):
-        if (end - begin) >> level & 1:
+    for level in reversed(range(size.bit_length())):
+        if size >> level & 1:
             found.append((level, begin >> level))
             begin += 1 << level
     return tuple(found)

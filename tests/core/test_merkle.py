@@ -353,6 +353,7 @@ def test_the_same_size_means_the_same_root():
     one, other = MerkleTree.of(MANY[:4]), MerkleTree.of(MANY[1:5])
 
     verify_consistency(first=4, first_root=one.root(), size=4, root=one.root(), proof=())
+    verify_consistency(first=MAX_SIZE, first_root=one.root(), size=MAX_SIZE, root=one.root(), proof=())
     assert refuses_consistency(4, one.root(), 4, other.root(), ())
 
 
