@@ -8,14 +8,18 @@ from typing import Any, Final
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.types import ExceptionHandlersMap
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from redflag_core.messages import MAX_REPORT_BODY
 from redflag_core.ports import Clock, Entropy
 from redflag_server.accounts.controller import ApiKeyController, UserController
+from redflag_server.accounts.host_operators import IdentifyOperator
 from redflag_server.agents.controller import AgentController, RegistrationTokenController
 from redflag_server.agents.enrolment_controller import EnrolmentController
 from redflag_server.approvals.controller import ApprovalController
 from redflag_server.checkin.controller import CheckInController
+from redflag_server.checkin.doorbell import doorbell
 from redflag_server.client_errors.controller import AgentErrorController
 from redflag_server.client_errors.list_controller import ClientErrorController
 from redflag_server.commands.agent_controller import ResultController
@@ -45,7 +49,7 @@ from redflag_server.problems import EXCEPTION_HANDLERS
 from redflag_server.published import publish
 from redflag_server.runtime import Runtime, provide_runtime
 from redflag_server.settings import Settings
-from redflag_server.start import open_runtime
+from redflag_server.start import hold_place, open_runtime
 from redflag_server.trust.controller import TrustController
 
 API: Final = "/api/v1"
@@ -84,6 +88,10 @@ PAGES: Final[list[Any]] = [
 ]
 
 
+ACCOUNTS: Final = frozenset({ApiKeyController, UserController, SignInController})
+"""What is not there where a host knows the operators."""
+
+
 def create_app(
     settings: Settings,
     *,
@@ -91,6 +99,11 @@ def create_app(
     entropy: Entropy,
     run_jobs: bool = True,
     runtime: Runtime | None = None,
+    operators: IdentifyOperator | None = None,
+    sign_in_url: str | None = None,
+    dashboard: bool = True,
+    engine: AsyncEngine | None = None,
+    embedded: bool = False,
 ) -> Litestar:
     """
     The server as an ASGI application.
@@ -102,36 +115,62 @@ def create_app(
         run_jobs: Whether this process runs the recurring work too.
         runtime: Opened already by `start.open_runtime`, so that a start that must fail does so with its sentence;
             None opens it when the application starts. It is closed when the application ends.
+        operators: See `embedding.EmbeddedServer`, for this and the next three.
+        sign_in_url: Where pages send whom *operators* does not know.
+        dashboard: Whether there are pages.
+        engine: Engine of a host for the database; it is not closed.
+        embedded: In a host: a place that must have one server only is held from start to end, and what a browser
+            is to do with the whole host name is left to the host.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        opened = runtime or await open_runtime(settings, clock, entropy)
-        app.state.runtime = opened
-        await publish(opened)
-        await prepare(opened, JOBS)
-        stop = asyncio.Event()
-        jobs = asyncio.create_task(keep_working(opened, stop)) if run_jobs else None
-        try:
-            yield
-        finally:
-            opened.waiting.close()
-            stop.set()
-            if jobs is not None:
-                await jobs
-            await opened.database.close()
+        with hold_place(settings) if embedded else contextlib.nullcontext():
+            opened = runtime or await open_runtime(settings, clock, entropy, engine=engine)
+            app.state.runtime = opened
+            async with _working(opened, run_jobs=run_jobs):
+                yield
 
     return Litestar(
-        route_handlers=[Router(API, route_handlers=CONTROLLERS), *PAGES],
+        route_handlers=_handlers(dashboard=dashboard, accounts=operators is None),
         dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
         before_request=refuse_nul,
-        exception_handlers=with_pages(EXCEPTION_HANDLERS),
+        exception_handlers=_exception_handlers(dashboard=dashboard),
         after_exception=[record_refusal],
-        before_send=[SecurityHeaders(secure=settings.is_secure)],
+        before_send=[SecurityHeaders(secure=settings.is_secure and not embedded)],
         lifespan=[lifespan],
-        state=State(),
+        state=State({"operators": operators, "sign_in_url": sign_in_url}),
         openapi_config=openapi_config(),
         request_max_body_size=MAX_REPORT_BODY,
         debug=False,
         logging_config=None,
     )
+
+
+def _handlers(*, dashboard: bool, accounts: bool) -> list[Any]:
+    left_out = frozenset() if accounts else ACCOUNTS
+    api = [controller for controller in CONTROLLERS if controller not in left_out]
+    pages = [page for page in PAGES if page not in left_out] if dashboard else []
+    return [Router(API, route_handlers=api), *pages]
+
+
+def _exception_handlers(*, dashboard: bool) -> ExceptionHandlersMap:
+    return with_pages(EXCEPTION_HANDLERS) if dashboard else EXCEPTION_HANDLERS
+
+
+@contextlib.asynccontextmanager
+async def _working(runtime: Runtime, *, run_jobs: bool) -> AsyncIterator[None]:
+    """Publish where the server is, run its jobs, and close it in the end."""
+    await publish(runtime)
+    await prepare(runtime, JOBS)
+    stop = asyncio.Event()
+    jobs = asyncio.create_task(keep_working(runtime, stop)) if run_jobs else None
+    try:
+        async with runtime.errors.capturing(), doorbell(runtime):
+            yield
+    finally:
+        runtime.waiting.close()
+        stop.set()
+        if jobs is not None:
+            await jobs
+        await runtime.database.close()

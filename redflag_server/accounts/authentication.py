@@ -27,6 +27,7 @@ from redflag_server.accounts.credentials import (
     use_is_news,
 )
 from redflag_server.accounts.forms import check_form_token, check_same_origin, form_token
+from redflag_server.accounts.host_operators import HOST_SCOPE, HostOperator, IdentifyOperator
 from redflag_server.db.scope import Caller, Scope, scoped
 from redflag_server.problems import ForbiddenError, NotAuthenticatedError
 from redflag_server.runtime import Runtime
@@ -47,13 +48,18 @@ class Operator:
 
     Attributes:
         caller: What it may do and see.
-        presented: The credential and the person.
-        form_token: For forms of this session; None for an API key.
+        presented: The credential and the person; None for an operator of a host.
+        form_token: For forms of this session; None for an API key, or what else no browser sends by itself.
     """
 
     caller: Caller
-    presented: Presented
+    presented: Presented | None
     form_token: str | None = attrs.field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name to call a person by."""
+        return self.caller.actor.partition(":")[2]
 
 
 class OperatorAuthentication:
@@ -74,7 +80,12 @@ class OperatorAuthentication:
             raise MethodNotAllowedException
         request: Request[Any, Any, Any] = Request(scope, receive, send)
         runtime: Runtime = Litestar.from_scope(scope).state.runtime
-        operator = await self._identify(request, runtime, page=bool(opt.get("page")))
+        host: IdentifyOperator | None = Litestar.from_scope(scope).state.operators
+        if host is None:
+            operator = await self._identify(request, runtime, page=bool(opt.get("page")))
+        else:
+            found = await host(dict(scope).get(HOST_SCOPE, scope))  # type: ignore[arg-type]
+            operator = _of_host(found, runtime)
         scope["state"][_STATE_KEY] = operator
         if not opt.get("public"):
             check_permission(operator, opt["permission"])
@@ -99,6 +110,13 @@ class OperatorAuthentication:
         is_session = kind is CredentialKind.SESSION
         token = form_token(runtime.keys.forms, digest) if is_session else None
         return Operator(presented.caller, presented, token)
+
+
+def _of_host(found: HostOperator | None, runtime: Runtime) -> Operator | None:
+    if found is None:
+        return None
+    token = form_token(runtime.keys.forms, found.digest) if found.ambient else None
+    return Operator(found.caller, None, token)
 
 
 def cookie_name(runtime: Runtime) -> str:

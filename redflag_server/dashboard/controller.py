@@ -99,7 +99,7 @@ class SignInController(PageController):
     async def sign_out(self, request: AnyRequest, runtime: Injected[Runtime]) -> Page:
         """End the session."""
         operator = operator_of(request)
-        if operator is not None:
+        if operator is not None and operator.presented is not None:
             await sessions.sign_out(runtime, operator.presented, _address(request, runtime))
         page = redirect(request, "/sign-in")
         page.cookies.append(_cookie(runtime, "", max_age=0))

@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from redflag_server.accounts.authentication import REFRESH_HEADER
-from redflag_server.dashboard.rendering import redirect, render
+from redflag_server.dashboard.rendering import HTML, redirect, render
 
 API_PATHS: Final = ("/api/", "/schema", "/static/")
 
@@ -18,6 +18,7 @@ Handler = Callable[[Request[Any, Any, Any], Any], Response[Any]]
 
 _TITLES: Final = {
     400: "That did not work",
+    401: "Sign in first",
     403: "Not allowed",
     404: "Not found",
     409: "That is not possible now",
@@ -45,7 +46,11 @@ def _page_of(handler: Any) -> Handler:
 def _page(request: Request[Any, Any, Any], problem: Response[Any], error: Exception) -> Response[Any]:
     status, detail = problem.status_code or 500, json.loads(problem.content)["detail"]
     if status == 401 and REFRESH_HEADER not in request.headers:
-        return redirect(request, _sign_in(request))
+        state = request.app.state
+        if state.operators is None:
+            return redirect(request, _sign_in(request))
+        if state.sign_in_url is not None:
+            return Response(b"", media_type=HTML, status_code=303, headers={"Location": state.sign_in_url})
     if isinstance(error, HTTPException) and status in (404, 405):
         # A page that exists for other methods is not told apart from one that does not exist.
         status, detail = 404, "there is no such page"
