@@ -39,7 +39,13 @@ def network_of(address: str) -> str:
 
 
 def _plain(address: str) -> str:
-    """An IPv4 client of a listener for both families arrives as a mapped IPv6 address: call it by its own."""
+    """
+    An address by its own name, which is short.
+
+    An IPv4 client of a listener for both families arrives as a mapped IPv6 address. The zone of an IPv6 address means
+    something to the host that wrote it only, and may be of any length (RFC 4007, section 11).
+    """
+    address = address.partition("%")[0]
     if not _is_address(address):
         return address
     mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)

@@ -28,7 +28,7 @@ from redflag_server.checkin.nonces import purge_nonces
 from redflag_server.checkin.room import LARGE_BODIES, LARGE_BODIES_OF_ONE
 from redflag_server.checkin.service import check_in
 from redflag_server.client_errors import tables as errors
-from redflag_server.client_errors.service import MAX_KINDS
+from redflag_server.client_errors.storing import MAX_KINDS
 from redflag_server.db.scope import whole_installation
 from redflag_server.events.recorder import Refusal
 from redflag_server.events.tables import Event
@@ -292,13 +292,13 @@ async def test_one_agent_cannot_fill_the_disk_with_errors(server: Server):
     """The newest kinds are kept, and what was forgotten is counted in an event."""
     machine = await server.agent()
     for batch in range(0, MAX_KINDS + 100, 100):
-        made = tuple(ClientError("a", "b", f"error {batch + n}", 1, 1, 1 + batch) for n in range(100))
+        made = tuple(ClientError("a", f"b{batch + n}", "error", 1, 1, 1 + batch) for n in range(100))
         assert 200 == (await machine.send_errors(server.client, Errors(1, new_id(), made))).status_code
 
     kept = await server.rows(errors.ClientError)
     (event,) = await server.rows(Event, Event.kind == "agent.errors_dropped")
     assert (MAX_KINDS, 100) == (len(kept), event.data["forgotten"])
-    assert "error 0" not in {row.message for row in kept}
+    assert "b0" not in {row.type for row in kept}
 
 
 async def test_one_agent_has_a_bounded_number_of_scanners(server: Server):
@@ -413,6 +413,7 @@ def test_limits_are_charged_to_a_network_that_one_host_has():
         ("10.0.0.5", "192.0.2.7, 203.0.113.9", ("10.0.0.0/8",), "203.0.113.9"),
         ("198.51.100.1", "192.0.2.7", ("10.0.0.0/8",), "198.51.100.1"),
         ("10.0.0.5", "nonsense", ("10.0.0.0/8",), "unknown"),
+        ("10.0.0.5", "fe80::1%" + "z" * 300, ("10.0.0.0/8",), "fe80::1"),
     ],
 )
 def test_the_client_address_is_the_one_that_a_trusted_hop_saw(peer, forwarded, trusted, expected):

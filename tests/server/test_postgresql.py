@@ -16,9 +16,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, insert, inspect, text
 from uuid_utils.compat import uuid7
 
+from redflag_core.encoding import MAX_INTEGER
 from redflag_core.errors import ConfigurationError
+from redflag_core.messages import ClientError, Errors
+from redflag_core.scanning import Package as Scanned
+from redflag_core.scanning import PackageState
+from redflag_core.scanning.model import MAX_ARCH, MAX_NAME
 from redflag_core.system import SystemEntropy
 from redflag_core.testing import FrozenClock
+from redflag_server.agents.tables import Agent
 from redflag_server.backup.create import back_up_to_file
 from redflag_server.backup.restore import _check_target
 from redflag_server.db import migrate
@@ -30,7 +36,7 @@ from redflag_server.start import open_runtime
 from tests.beds.postgres import Server as Postgres
 from tests.beds.postgres import name_of, needs_postgres, running_server
 from tests.helpers.databases import CURRENT, Place, Template
-from tests.helpers.fleet import full_report, package
+from tests.helpers.fleet import full_report, new_id, package
 from tests.helpers.operators import api_key
 from tests.helpers.server import Server, running
 
@@ -293,6 +299,32 @@ async def test_an_address_with_a_nul_is_refused(server: Server):
     assert (400, "invalid_request") == (answer.status_code, answer.json()["code"])
     assert 404 == unknown.status_code
     assert 2 == len(await server.refusals())
+
+
+@pytest.mark.postgresql
+async def test_the_longest_texts_and_the_largest_numbers_are_stored(server: Server):
+    """What the core lets through fits into the columns: PostgreSQL refuses what is longer, SQLite does not."""
+    machine = await server.agent()
+    long, wide = "\N{GREEK SMALL LETTER OMEGA}", "\N{GRINNING FACE}"
+    largest = Scanned(
+        name=wide * MAX_NAME,
+        state=PackageState.AVAILABLE,
+        arch=long * MAX_ARCH,
+        installed=wide * MAX_NAME,
+        available=long * MAX_NAME,
+        source=wide * MAX_NAME,
+        source_version=long * MAX_NAME,
+        download_size=MAX_INTEGER,
+    )
+    error = ClientError(subsystem=wide * 64, type=wide * 128, message=wide, count=10**9, first_seen=1, last_seen=1)
+
+    report = await machine.report(server.client, full_report([largest], duration_ms=MAX_INTEGER))
+    errors = [await machine.send_errors(server.client, Errors(1, new_id(), (error,))) for _ in range(3)]
+    checked = await machine.check_in(server.client, hostname=long * 253, boot_id=wide * 64)
+
+    assert [200] * 5 == [answer.status_code for answer in (report, *errors, checked)], report.text
+    assert MAX_INTEGER == (await server.row(Package)).download_size
+    assert long * 253 == (await server.row(Agent)).hostname
 
 
 @pytest.mark.postgresql
