@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from redflag_core.encoding import dump_json
 from redflag_core.errors import RedFlagError, StaleError
 from redflag_core.rate_limit import Decision, headers
+from redflag_server.client_errors.capture import about
 from redflag_server.db.duplicates import is_duplicate
 
 logger = logging.getLogger(__name__)
@@ -241,9 +242,9 @@ def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Res
     return problem_response(status, code, _detail(error, status), allow)
 
 
-def on_database_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def on_database_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The database is locked, full, read-only or gone: nothing was accepted."""
-    logger.error("database error: %s", type(error).__name__, exc_info=error)
+    logger.error("database error: %s", type(error).__name__, exc_info=error, extra=_about(request))
     refusal = UnavailableError("The database does not answer. Try again.")
     return problem_response(status_of(refusal), refusal.code, refusal.message, refusal.headers)
 
@@ -256,15 +257,23 @@ def on_integrity_error(request: Request[Any, Any, Any], error: IntegrityError) -
     return problem_response(status_of(refusal), refusal.code, refusal.message)
 
 
-def on_unexpected(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Whatever else: say nothing of it to the outside."""
-    logger.error("unexpected error", exc_info=error)
+    logger.error("unexpected error", exc_info=error, extra=_about(request))
     return problem_response(500, "internal", "An error of the server; it was logged.")
 
 
 def http_date(now: datetime) -> str:
     """A ``Date`` header (RFC 9110, section 5.6.7)."""
     return format_datetime(now, usegmt=True)
+
+
+def _about(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """What is kept with an error beside its traceback: see `client_errors.capture`."""
+    runtime = request.app.state.get("runtime")
+    if runtime is None:
+        return {}
+    return about(runtime.errors, "http", method=str(request.method), path=request.scope["path"][:300])
 
 
 def _detail(error: HTTPException, status: HTTPStatus) -> str:

@@ -14,6 +14,7 @@ from redflag_server.checkin.key_cache import KeyCache
 from redflag_server.checkin.picture import Gate
 from redflag_server.checkin.room import Room
 from redflag_server.checkin.waiting import Waiting
+from redflag_server.client_errors.capture import ServerErrors
 from redflag_server.db.engine import Database
 from redflag_server.events.recorder import RefusalRecorder
 from redflag_server.limits import AddressLimits
@@ -43,6 +44,7 @@ class Runtime:
         access_tokens: Verifies access tokens of agents.
         check_ins: Gathers check-ins while others are with the database.
         gate: How the database is asked about a batch of them.
+        errors: Errors of this server that are not stored yet.
     """
 
     settings: Settings
@@ -63,6 +65,9 @@ class Runtime:
     )
     check_ins: Batcher = attrs.field(factory=Batcher)
     gate: Gate = attrs.field(default=attrs.Factory(lambda self: open_gate(self.database), takes_self=True))
+    errors: ServerErrors = attrs.field(
+        default=attrs.Factory(lambda self: ServerErrors(self.database, self.clock), takes_self=True)
+    )
 
     def __attrs_post_init__(self) -> None:
         """What is committed for an agent wakes its check-in."""

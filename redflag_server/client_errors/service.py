@@ -1,105 +1,75 @@
-"""Errors of agents: equal ones are one row with a count."""
+"""Errors of agents: accepted once, without secrets, equal ones counted in one row."""
 
-import hashlib
-from datetime import UTC, datetime
-from typing import Final
+import asyncio
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redflag_core.encoding import dump_json
-from redflag_core.messages import ClientError as WireError
+from redflag_core.error_reports import kinds_of
 from redflag_core.messages import Errors
 from redflag_server.checkin.authentication import VerifiedAgent
 from redflag_server.checkin.claims import recheck
-from redflag_server.client_errors.tables import ClientError, ErrorBatch
+from redflag_server.client_errors.storing import Owner, count_errors
+from redflag_server.client_errors.tables import ErrorBatch, ErrorSource
 from redflag_server.events.recorder import record
 from redflag_server.problems import ConflictError
 from redflag_server.runtime import Runtime
-
-MAX_KINDS: Final = 500
-"""Kinds of errors kept for one agent: far more than anybody reads, and at most some megabytes."""
 
 
 async def accept_errors(runtime: Runtime, sender: VerifiedAgent, body: Errors) -> None:
     """
     Store a batch of errors, once.
 
+    Args:
+        runtime: The server.
+        sender: Who sent it.
+        body: The batch; what it says is untrusted, and may hold secrets.
+
     Raises:
         ConflictError: The batch id was used by another agent.
     """
-    agent_id, organization_id = sender.entry.agent_id, sender.organization_id
+    owner = Owner(ErrorSource.AGENT, sender.organization_id, sender.entry.agent_id)
+    # To search the largest batch for secrets takes a second: other requests must not wait for it.
+    kinds = await asyncio.to_thread(kinds_of, body.errors)
     async with runtime.database.write() as session:
         await recheck(session, sender.entry)
         now = runtime.clock.now()
-        batch = await session.get(ErrorBatch, UUID(body.batch_id))
-        if batch is not None:
-            if batch.agent_id != agent_id:
-                raise ConflictError("this batch id was used already: make a new one for each batch")
+        if not await _is_first(session, owner, UUID(body.batch_id), now):
             return
-        session.add(
-            ErrorBatch(id=UUID(body.batch_id), organization_id=organization_id, agent_id=agent_id, received_at=now)
-        )
-        for error in body.errors:
-            digest = _digest(error)
-            query = select(ClientError).where(ClientError.agent_id == agent_id, ClientError.digest == digest)
-            known = (await session.scalars(query)).one_or_none()
-            if known is None:
-                session.add(_new(error, digest, agent_id, organization_id))
-            else:
-                known.count += error.count
-                known.last_seen_at = max(known.last_seen_at, _time(error.last_seen))
-            await session.flush()
-        forgotten = await _forget_oldest(session, agent_id)
+        forgotten = await count_errors(session, owner, kinds, now)
         if body.dropped or forgotten:
-            await record(
-                session,
-                at=now,
-                kind="agent.errors_dropped",
-                actor=f"agent:{agent_id}",
-                message=f"Errors are missing: the agent dropped {body.dropped}, the server {forgotten} kinds.",
-                organization_id=organization_id,
-                agent_id=agent_id,
-                data={"dropped": body.dropped, "forgotten": forgotten},
-            )
+            await _tell_of_missing(session, owner, body.dropped, forgotten, now)
 
 
-async def _forget_oldest(session: AsyncSession, agent_id: UUID) -> int:
-    """Keep the newest `MAX_KINDS` kinds of errors of an agent: one machine must not fill the disk."""
-    oldest = (
-        select(ClientError.id)
-        .where(ClientError.agent_id == agent_id)
-        .order_by(ClientError.last_seen_at.desc(), ClientError.id.desc())
-        .offset(MAX_KINDS)
+async def _is_first(session: AsyncSession, owner: Owner, batch_id: UUID, now: datetime) -> bool:
+    """Claim the id of a batch; False if it was accepted before."""
+    dialect: Any = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    claim = dialect.insert(ErrorBatch).values(
+        id=batch_id, organization_id=owner.organization_id, agent_id=owner.agent_id, received_at=now
     )
-    ids = (await session.scalars(oldest)).all()
-    if ids:
-        await session.execute(delete(ClientError).where(ClientError.id.in_(ids)))
-    return len(ids)
+    result: Any = await session.execute(claim.on_conflict_do_nothing())
+    if result.rowcount:
+        return True
+    of = await session.scalar(select(ErrorBatch.agent_id).where(ErrorBatch.id == batch_id))
+    if of != owner.agent_id:
+        raise ConflictError("this batch id was used already: make a new one for each batch")
+    return False
 
 
-def _digest(error: WireError) -> str:
-    """What makes two errors the same."""
-    parts = [error.subsystem, error.type, error.message, error.stack]
-    return hashlib.sha256(dump_json(parts)).hexdigest()
-
-
-def _new(error: WireError, digest: str, agent_id: UUID, organization_id: UUID) -> ClientError:
-    return ClientError(
-        organization_id=organization_id,
-        agent_id=agent_id,
-        digest=digest,
-        subsystem=error.subsystem,
-        type=error.type,
-        message=error.message,
-        stack=error.stack,
-        context=error.context,
-        count=error.count,
-        first_seen_at=_time(error.first_seen),
-        last_seen_at=_time(error.last_seen),
+async def _tell_of_missing(
+    session: AsyncSession, owner: Owner, dropped: int, forgotten: int, now: datetime
+) -> None:
+    await record(
+        session,
+        at=now,
+        kind="agent.errors_dropped",
+        actor=f"agent:{owner.agent_id}",
+        message=f"Errors are missing: the agent dropped {dropped}, the server {forgotten} kinds.",
+        organization_id=owner.organization_id,
+        agent_id=owner.agent_id,
+        data={"dropped": dropped, "forgotten": forgotten},
     )
-
-
-def _time(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, tz=UTC)

@@ -20,7 +20,7 @@ from redflag_server.accounts.permissions import UserRole
 from redflag_server.accounts.tables import User
 from redflag_server.accounts.users import add_user
 from redflag_server.agents.tables import Agent
-from redflag_server.client_errors.tables import ClientError
+from redflag_server.client_errors.tables import ClientError, ErrorSource
 from redflag_server.db.scope import whole_installation
 from redflag_server.events.recorder import record
 from redflag_server.jobs.queue import enqueue
@@ -231,21 +231,24 @@ async def add_event(runtime: Runtime, place: Place, agent_id: UUID, message: str
         )
 
 
-async def add_error(runtime: Runtime, place: Place, agent_id: UUID) -> None:
+async def add_error(runtime: Runtime, place: Place, agent_id: UUID, **changes: Any) -> UUID:
     """An error that a machine reported."""
     now = runtime.clock.now()
+    values: dict[str, Any] = {
+        "id": uuid7(),
+        "organization_id": place.organization_id,
+        "source": ErrorSource.AGENT,
+        "agent_id": agent_id,
+        "digest": SystemEntropy().token(32).hex(),
+        "subsystem": "scanner.apt",
+        "type": "ScanError",
+        "message": "the package lists are damaged",
+        "context": {},
+        "count": 1,
+        "first_seen_at": now,
+        "last_seen_at": now,
+        **changes,
+    }
     async with runtime.database.write() as session:
-        session.add(
-            ClientError(
-                organization_id=place.organization_id,
-                agent_id=agent_id,
-                digest=SystemEntropy().token(32).hex(),
-                subsystem="scanner.apt",
-                type="ScanError",
-                message="the package lists are damaged",
-                context={},
-                count=1,
-                first_seen_at=now,
-                last_seen_at=now,
-            )
-        )
+        session.add(ClientError(**values))
+    return UUID(str(values["id"]))

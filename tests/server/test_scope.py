@@ -201,14 +201,21 @@ async def belongings(server) -> Belongings:
     await add_scanner(runtime, place, agent, warnings=[MARK])
     await add_packages(runtime, place, agent, [(MARK, {})])
     await add_event(runtime, place, agent, MARK)
-    await add_error(runtime, place, agent)
+    error = await add_error(runtime, place, agent)
     user = await make_user(runtime, MARK, UserRole.VIEWER, place.organization_id)
     headers = await api_key(runtime, "*", organization_id=place.organization_id)
     order = {"label": MARK, "seats": 1, "expires_in_seconds": 60}
     assert 201 == (await server.client.post(f"{API}/registration-tokens", headers=headers, json=order)).status_code
     token, key = await server.row(RegistrationToken), await server.row(Credential)
     job = await add_dead_job(runtime, place)
-    ids = {"agent_id": agent, "token_id": token.id, "key_id": key.id, "user_id": user.id, "job_id": job}
+    ids = {
+        "agent_id": agent,
+        "token_id": token.id,
+        "key_id": key.id,
+        "user_id": user.id,
+        "job_id": job,
+        "error_id": error,
+    }
     return Belongings(place, {**ids, **await _patching(server, agent, headers)})
 
 
