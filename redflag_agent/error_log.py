@@ -1,27 +1,25 @@
 """
-Errors on their way to the server: equal ones are counted, too many are dropped oldest first, and the gap is told.
+Errors on their way to the server: without secrets, equal ones are counted, too many are dropped oldest first, and
+the gap is told.
 
 A batch keeps its id and content until it is accepted, so sending it again after a lost answer counts once.
 """
 
 import sqlite3
-import traceback
 import uuid
 from typing import Final
 
 from redflag_agent.database import Database
+from redflag_core.error_reports import error_report, stack_of, type_of
 from redflag_core.errors import RedFlagError
 from redflag_core.freshness import unix
 from redflag_core.messages import MAX_ERRORS, ClientError, Errors
 from redflag_core.ports import Clock, Entropy
-from redflag_core.scanning import clean_text
 
 MAX_KEPT: Final = 1000
 """Different errors kept: weeks of an offline agent, as equal ones take one row."""
 
 MAX_COUNT: Final = 10**9
-MAX_MESSAGE: Final = 2000
-MAX_STACK: Final = 16_000
 
 
 class ErrorLog:
@@ -43,18 +41,17 @@ class ErrorLog:
         """
         Keep an error for the server.
 
-        Only a `RedFlagError` speaks for itself. Of anything else the type and the place are told, never the text:
-        it was not written for people and may hold a secret.
+        Only a `RedFlagError` speaks for itself, and loses what looks like a secret. Of anything else the type and
+        the place are told, never the text: it was not written for people and may hold a secret.
 
         Args:
             subsystem: Where it happened, such as ``scanner.apt``.
             error: What happened.
         """
-        expected = isinstance(error, RedFlagError)
-        name = error.code if isinstance(error, RedFlagError) else type(error).__name__
         text = error.message if isinstance(error, RedFlagError) else f"unexpected {type(error).__name__}"
-        stack = None if expected else "".join(traceback.format_tb(error.__traceback__))[-MAX_STACK:]
-        self._add(subsystem, name, clean_text(text, max_len=MAX_MESSAGE), stack or None)
+        now = int(unix(self._clock.now()))
+        stack = None if isinstance(error, RedFlagError) else stack_of(error)
+        self._add(error_report(subsystem, type_of(error), text, at=now, stack=stack))
 
     def batch(self) -> Errors | None:
         """The batch to send: the one not answered yet, else a new one of the oldest errors, else None."""
@@ -82,19 +79,19 @@ class ErrorLog:
             _count_dropped(db, lost + _count(db, "dropped_in_batch"))
             _set(db, "dropped_in_batch", 0)
 
-    def _add(self, subsystem: str, name: str, message: str, stack: str | None) -> None:
-        now = int(unix(self._clock.now()))
+    def _add(self, error: ClientError) -> None:
+        now, what = error.last_seen, (error.subsystem, error.type, error.message)
         with self._database.transaction() as db:
             counted = db.execute(
                 "UPDATE errors SET count = min(count + 1, ?), last_seen = ?, stack = ?"
                 " WHERE batch IS NULL AND subsystem = ? AND type = ? AND message = ?",
-                (MAX_COUNT, now, stack, subsystem, name, message),
+                (MAX_COUNT, now, error.stack, *what),
             ).rowcount
             if not counted:
                 db.execute(
                     "INSERT INTO errors (subsystem, type, message, count, first_seen, last_seen, stack)"
                     " VALUES (?, ?, ?, 1, ?, ?, ?)",
-                    (subsystem, name, message, now, now, stack),
+                    (*what, now, now, error.stack),
                 )
                 _drop_oldest(db)
 

@@ -116,6 +116,23 @@ def test_an_unexpected_error_is_told_by_type_and_place_only(log):
     assert "hunter2" not in str(error.stack) + error.message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot fetch https://mirror:Zq7hunter2@deb.example/debian",
+        "the proxy wants password=Zq7hunter2",
+        "refused: Authorization: Bearer Zq7hunter2",
+    ],
+)
+def test_a_secret_in_a_sentence_does_not_leave_the_machine(log, text):
+    """What a tool printed may be part of an expected error."""
+    log.record("scanner.apt", ScanError(text))
+
+    (error,) = log.batch().errors
+    assert "Zq7hunter2" not in error.message
+    assert text[:10] == error.message[:10]
+
+
 def test_long_and_strange_texts_fit(log):
     """Control characters and length are tamed before they are stored."""
     log.record("a", ScanError("x\x00\ud800" * 5000))
