@@ -10,6 +10,7 @@ A request that the server may hold open (a long-poll) has its own end: a connect
 a `PollCutError`, which says that something on the way does not wait so long and nothing about the server.
 """
 
+import gzip
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -51,6 +52,14 @@ RETRIES: Final = RetryPolicy(attempts=3, wait_initial=1.0, wait_max=10.0, wait_j
 BREAKER: Final = BreakerPolicy(failure_threshold=5, reset_timeout=60.0, call_timeout=300.0)
 """The timeout lets a full report of 16 MiB through a line of 0.5 Mbit/s."""
 
+PACKED: Final = ("/agent/reports/", "/agent/results", "/agent/errors")
+"""Where bodies can be large: there they are compressed, which the server takes nowhere else."""
+
+WORTH_PACKING: Final = 2048
+"""Bytes: a smaller body fits into few packets as it is."""
+
+PACKING_LEVEL: Final = 6
+
 HELD_AT_LEAST: Final = 2.0
 """Seconds after which a connection that breaks was held and then cut. One that breaks sooner was never held: a
 server that is down or starting refuses within milliseconds."""
@@ -90,6 +99,7 @@ class ServerClient:
     breaker: Breaker = attrs.field(init=False)
     _budget: RetryBudget = attrs.field(factory=RetryBudget, init=False)
     _preferred: int = attrs.field(default=0, init=False)
+    _packs: bool = attrs.field(default=True, init=False)
 
     def __attrs_post_init__(self) -> None:
         ignored = (ServerRefusedError, PollCutError)
@@ -125,7 +135,15 @@ class ServerClient:
         headers = {"content-type": "application/json"}
         if access_token is not None:
             headers["authorization"] = f"Bearer {access_token}"
-        return await self._call(_Attempt("POST", API + path, headers, body, hold), once=once)
+        attempt = _Attempt("POST", API + path, headers, body, hold)
+        if self._packs and len(body) >= WORTH_PACKING and path.startswith(PACKED):
+            try:
+                return await self._call(attempt.packed(), once=once)
+            except ServerRefusedError as error:
+                if error.problem != "unsupported_encoding":
+                    raise
+                self._packs = False  # an older server, until this agent is started again
+        return await self._call(attempt, once=once)
 
     async def get(self, path: str) -> bytes:
         """Fetch a public document, unsigned. Raises as `post` does."""
@@ -256,6 +274,10 @@ class _Attempt:
     @property
     def signed(self) -> bool:
         return self.method != "GET"
+
+    def packed(self) -> "_Attempt":
+        headers = {**self.headers, "content-encoding": "gzip"}
+        return attrs.evolve(self, headers=headers, body=gzip.compress(self.body, PACKING_LEVEL, mtime=0))
 
 
 class _StaleError(ServerRefusedError):

@@ -83,7 +83,10 @@ class UnsupportedEncodingError(ServerError):
     """The body has a content encoding that is not accepted."""
 
     code = "unsupported_encoding"
-    headers: Mapping[str, str] = {"Accept-Encoding": "identity"}
+
+    def __init__(self, message: str, accepted: str = "identity") -> None:
+        super().__init__(message)
+        self.headers = {"Accept-Encoding": accepted}
 
 
 class TokenError(ServerError):

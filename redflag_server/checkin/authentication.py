@@ -40,6 +40,7 @@ from redflag_server.checkin.claims import AgentRequest, claim, not_free
 from redflag_server.checkin.key_cache import AgentKeys
 from redflag_server.checkin.nonces import claim_nonces, nonce_horizon
 from redflag_server.checkin.picture import NonceUse
+from redflag_server.compression import GZIP, gunzip
 from redflag_server.problems import TokenError, UnsupportedEncodingError
 from redflag_server.runtime import Runtime
 
@@ -60,6 +61,11 @@ class AgentRoute:
     with_token: bool = True
     max_body: int = MAX_SMALL_BODY
     claims_itself: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether bodies can be large: they need room, and may be compressed."""
+        return self.max_body > MAX_SMALL_BODY
 
 
 @attrs.frozen
@@ -119,8 +125,7 @@ class AgentAuthentication:
             prefix=runtime.settings.prefix,
         )
         check_window(head.created, head.expires, now=runtime.clock.now())
-        if raw.header(b"content-encoding") not in (None, "identity"):
-            raise UnsupportedEncodingError("send the body without a content encoding")
+        encoding = _encoding(raw.header(b"content-encoding"), route)
         agent = None if route.access is None else await _verify_agent(runtime, head, route.access, address)
         if agent is not None:
             # Known from here on: also an event about a refusal at the gate belongs to this agent.
@@ -128,8 +133,9 @@ class AgentAuthentication:
             if not route.claims_itself:
                 await _pass_gate(runtime, agent.entry)
         async with _room(runtime, route, agent):
-            body = await _read_body(receive, route.max_body)
-            whole = head.with_body(body)
+            sent = await _read_body(receive, route.max_body)
+            whole = head.with_body(sent)
+            body = gunzip(sent, max_bytes=route.max_body) if encoding == GZIP else sent
             if not body:
                 raise MalformedError("the body is empty: send a JSON object")
             if agent is None:
@@ -165,9 +171,18 @@ def _charge_address(runtime: Runtime, route: AgentRoute, address: str) -> None:
 
 def _room(runtime: Runtime, route: AgentRoute, agent: VerifiedAgent | None) -> AbstractAsyncContextManager[None]:
     """What must be had before a body is read: large ones are in memory until they are handled."""
-    if agent is None or route.max_body <= MAX_SMALL_BODY:
+    if agent is None or not route.is_large:
         return contextlib.nullcontext()
     return runtime.large_bodies.taken_by(agent.entry.agent_id)
+
+
+def _encoding(name: str | None, route: AgentRoute) -> str | None:
+    """The content encoding of a body. It is signed, like the body as it was sent."""
+    accepted = (None, "identity", GZIP) if route.is_large else (None, "identity")
+    if name not in accepted:
+        offered = "identity, gzip" if route.is_large else "identity"
+        raise UnsupportedEncodingError(f"the content encoding must be one of: {offered}", offered)
+    return name
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

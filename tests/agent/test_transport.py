@@ -1,6 +1,7 @@
 """Signed HTTP: signed anew each time, bounded, patient where it helps, and quiet where it does not."""
 
 import asyncio
+import gzip
 import json
 import socket
 import threading
@@ -389,6 +390,54 @@ async def test_a_compressed_answer_is_refused():
 
     with pytest.raises(UnreachableError, match="compressed"):
         await client(peer, retries=ONCE).get("/trust/bundle")
+
+
+LARGE = b'{"packages": "' + b"abcdefgh" * 1000 + b'"}'
+
+
+@pytest.mark.parametrize("path", ["/agent/reports/apt", "/agent/results", "/agent/errors"])
+async def test_a_large_body_travels_compressed_and_is_signed_as_it_travels(path):
+    """A full inventory is a tenth of its size on the line."""
+    peer = Peer(ok())
+
+    await client(peer).post(path, LARGE, access_token=TOKEN)
+
+    (request,) = peer.seen
+    assert "gzip" == request.headers["content-encoding"]
+    assert len(request.content) < len(LARGE) // 5
+    assert LARGE == gzip.decompress(request.content)
+    assert 1 == len(peer.verified)
+
+
+@pytest.mark.parametrize("path, body", [("/agent/check-in", LARGE), ("/agent/results", b"{}")])
+async def test_what_gains_nothing_travels_as_it_is(path, body):
+    """Small bodies, and those of endpoints that take small ones only."""
+    peer = Peer(ok())
+
+    await client(peer).post(path, body, access_token=TOKEN)
+
+    assert (body, None) == (peer.seen[0].content, peer.seen[0].headers.get("content-encoding"))
+
+
+async def test_a_server_that_takes_no_compressed_body_is_sent_plain_ones():
+    """It says so once; from then on nothing is compressed."""
+    peer = Peer(bad(415, "unsupported_encoding"), ok())
+    there = client(peer)
+
+    await there.post("/agent/results", LARGE, access_token=TOKEN)
+    await there.post("/agent/results", LARGE, access_token=TOKEN)
+
+    assert ["gzip", None, None] == [request.headers.get("content-encoding") for request in peer.seen]
+    assert [LARGE, LARGE] == [request.content for request in peer.seen[1:]]
+
+
+async def test_another_refusal_of_a_compressed_body_is_a_refusal():
+    """It is not repeated without compression."""
+    peer = Peer(bad(400, "malformed"))
+
+    with pytest.raises(ServerRefusedError, match="malformed"):
+        await client(peer).post("/agent/results", LARGE, access_token=TOKEN)
+    assert 1 == len(peer.seen)
 
 
 async def test_a_redirect_is_not_followed():

@@ -8,6 +8,7 @@ the real one does: until there is a command, or for as long as the agent asked f
 """
 
 import asyncio
+import gzip
 import hashlib
 import json
 import ssl
@@ -493,6 +494,8 @@ class StubServer:
         if with_token:
             self._check_access(record, verified)
         self._claim(verified)
+        if request.header(b"content-encoding") == "gzip":
+            verified = attrs.evolve(verified, body=gzip.decompress(verified.body))
         return record, verified
 
     def _check_access(self, record: Record, verified: VerifiedRequest) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import attrs
 import jwt
 import pytest
 
+from redflag_core import codec
 from redflag_core.keys import SigningKey
 from redflag_core.messages import MAX_SMALL_BODY
 from redflag_core.rate_limit import RateLimitPolicy
 from redflag_core.testing import FrozenClock
 from redflag_server.agents.tables import Agent
 from redflag_server.events.tables import Event
-from tests.helpers.fleet import Machine, Signed
+from redflag_server.packages.tables import Package
+from tests.helpers.fleet import Machine, Signed, full_report, package
 from tests.helpers.server import Server, running
 
 
@@ -238,6 +241,59 @@ async def test_a_compressed_body_is_refused_with_the_encodings_accepted(server: 
     answer = await signed.send(server.client)
 
     assert (415, "unsupported_encoding") == (answer.status_code, answer.json()["code"])
+
+
+async def test_a_compressed_report_is_stored_like_a_plain_one(server: Server):
+    """The signature is over what was sent; the report is what it was before."""
+    machine = await server.agent()
+    report = full_report([package(f"package-{number}") for number in range(50)])
+
+    answer = await packed(machine, "/agent/reports/apt", codec.dump(report)).send(server.client)
+
+    assert (200, report.hash) == (answer.status_code, answer.json()["hash"])
+    assert 50 == len(await server.rows(Package))
+
+
+@pytest.mark.parametrize(
+    "damage, status, code",
+    [
+        (lambda wire: wire[:-1], 400, "malformed"),
+        (lambda wire: wire + b"x", 400, "malformed"),
+        (lambda wire: wire + wire, 400, "malformed"),
+        (lambda wire: b"{}", 400, "malformed"),
+        (lambda wire: gzip.compress(b""), 400, "malformed"),
+        (lambda wire: gzip.compress(bytes(17 * 1024 * 1024)), 413, "too_large"),
+    ],
+    ids=["cut off", "trailing", "twice", "not gzip", "empty", "bomb"],
+)
+async def test_a_body_that_is_no_gzip_or_becomes_too_large_is_refused(server: Server, damage, status, code):
+    """A bomb is given up at the size that a plain body may have."""
+    machine = await server.agent()
+    wire = damage(gzip.compress(codec.dump(full_report([package("bash")]))))
+
+    answer = await packed(machine, "/agent/reports/apt", wire, compress=bytes).send(server.client)
+
+    assert (status, code) == (answer.status_code, answer.json()["code"])
+    assert [] == await server.rows(Package)
+
+
+async def test_the_encoding_of_a_body_is_signed(server: Server):
+    """Whoever is in between cannot let a body be read in another way."""
+    machine = await server.agent()
+    signed = packed(machine, "/agent/reports/apt", codec.dump(full_report([package("bash")])))
+
+    for name in ("identity", "gzip, gzip", None):
+        headers = {key: value for key, value in signed.headers.items() if key != "content-encoding"}
+        changed = attrs.evolve(signed, headers=headers | ({} if name is None else {"content-encoding": name}))
+        answer = await changed.send(server.client)
+
+        assert answer.status_code in (400, 401, 415), name
+    assert [] == await server.rows(Package)
+
+
+def packed(machine, path, body, compress=gzip.compress):
+    """A signed request with a compressed body."""
+    return machine.sign(path, compress(body), extra={"content-encoding": "gzip"})
 
 
 async def test_an_unknown_key_is_refused(server: Server):
