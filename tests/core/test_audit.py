@@ -103,6 +103,13 @@ def chained(entries, start=START):
 # What a history is
 
 
+def test_an_entry_may_have_lost_what_happened():
+    """Without salt and payload it is still an entry, and is in no other way different."""
+    kept = {name: getattr(ENTRIES[0], name) for name in ("organization", "position", "previous", "digest", "hash")}
+
+    assert attrs.evolve(ENTRIES[0], salt=None, payload=None) == AuditEntry(**kept)
+
+
 def test_the_first_entry_follows_nothing():
     """Position 1, and the hash of no entry before it."""
     assert (1, NO_ENTRY, ORGANIZATION) == (ENTRIES[0].position, ENTRIES[0].previous, ENTRIES[0].organization)

@@ -192,6 +192,15 @@ def test_keys_are_values():
     assert KEY != KEY.seed
 
 
+def test_the_public_half_is_computed_and_never_given():
+    """A private key cannot be paired with somebody else's public one."""
+    other = SigningKey.from_seed(b"o" * 32)
+
+    with pytest.raises(TypeError):
+        SigningKey(KEY._key, verify_key=other.verify_key)
+    assert hash(KEY) != hash(other)
+
+
 def test_keys_cannot_be_changed():
     """A key that is shared between threads stays what it is."""
     for key in (KEY, KEY.verify_key):
