@@ -37,6 +37,15 @@ def listen_options(command: F) -> F:
         click.option("--tls-key", type=click.Path(path_type=Path), help="Private key (PEM)."),
         click.option("--behind-tls-proxy", is_flag=True, help="A proxy in front ends TLS."),
         click.option("--trusted-proxy", "trusted_proxies", multiple=True, help="Network of such a proxy."),
+        click.option(
+            "--keep-errors",
+            "keep_errors_days",
+            default=90,
+            show_default=True,
+            type=int,
+            metavar="DAYS",
+            help="Forget errors that were not seen for so long.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

@@ -14,6 +14,7 @@ from redflag_core.rate_limit import RateLimitPolicy
 
 DEFAULT_PORT: Final = 8750
 MAX_PUBLIC_URLS: Final = 8
+MAX_KEEP_DAYS: Final = 3650
 
 
 def _policy(count: int, burst: int) -> RateLimitPolicy:
@@ -41,6 +42,7 @@ class Settings:
         register_limit: Registrations from one address.
         sign_in_limit: Attempts to sign in from one address.
         check_in_seconds: Base interval between check-ins of an agent.
+        keep_errors_days: Days after which errors that were not seen any more are forgotten.
         postgresql: Address of the database, ``postgresql://...``, perhaps with a password; None for SQLite in the
             data directory.
     """
@@ -58,12 +60,15 @@ class Settings:
     register_limit: RateLimitPolicy = _policy(60, 100)
     sign_in_limit: RateLimitPolicy = _policy(10, 10)
     check_in_seconds: int = 60
+    keep_errors_days: int = 90
     postgresql: str | None = attrs.field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what must not run."""
         if not 0 <= self.port <= 65_535:
             raise ConfigurationError("the port must be between 0 and 65535")
+        if not 1 <= self.keep_errors_days <= MAX_KEEP_DAYS:
+            raise ConfigurationError(f"errors are kept for 1 to {MAX_KEEP_DAYS} days")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigurationError("a TLS certificate and its key go together: give both or neither")
         if not (self.is_loopback or self.is_secure):

@@ -22,7 +22,6 @@ from redflag_server.runtime import Runtime
 KEEP_REPORTS: Final = timedelta(days=30)
 """Records of accepted reports: an agent sends the same report again for minutes, people look back for days."""
 
-KEEP_ERRORS: Final = timedelta(days=90)
 KEEP_GONE_PACKAGES: Final = timedelta(days=90)
 """Packages that are no longer installed: after a quarter, one that comes back is a new one."""
 
@@ -55,12 +54,12 @@ async def forget_in_parts(runtime: Runtime, _job: ClaimedJob) -> Rest | None:
 async def forget_old(runtime: Runtime) -> bool:
     """Delete a part of what nobody needs any more; whether there may be more."""
     now = runtime.clock.now()
-    ended = QueuedJob.ended_at
+    ended, keep_errors = QueuedJob.ended_at, timedelta(days=runtime.settings.keep_errors_days)
     async with runtime.database.write() as session:
         full = [
             await _forget_rows(session, ScanReport, ScanReport.received_at < now - KEEP_REPORTS),
             await _forget_rows(session, ErrorBatch, ErrorBatch.received_at < now - KEEP_REPORTS),
-            await _forget_rows(session, ClientError, ClientError.last_seen_at < now - KEEP_ERRORS),
+            await _forget_rows(session, ClientError, ClientError.last_seen_at < now - keep_errors),
             await _forget_rows(session, QueuedJob, QueuedJob.state == JobState.DONE, ended < now - KEEP_DONE_JOBS),
             await _forget_rows(session, QueuedJob, QueuedJob.state == JobState.DEAD, ended < now - KEEP_DEAD_JOBS),
         ]

@@ -22,7 +22,7 @@ from redflag_server.client_errors.capture import MAX_NEW
 from redflag_server.client_errors.storing import MAX_KINDS, SERVER, Owner, count_errors
 from redflag_server.client_errors.tables import ClientError, ErrorBatch, ErrorSource
 from redflag_server.events.tables import Event
-from redflag_server.jobs.retention import KEEP_ERRORS, forget_old
+from redflag_server.jobs.retention import forget_old
 from redflag_server.organizations.tables import INSTALLATION
 from tests.helpers.fleet import new_id
 from tests.helpers.operators import API, add_error, add_machine, api_key, first_place, new_place
@@ -552,12 +552,18 @@ async def test_who_may_only_read_changes_no_error(server: Server):
 # --- forgetting ---
 
 
-async def test_errors_that_were_not_seen_for_long_are_forgotten(server: Server):
-    """Those of machines and of the server, resolved or not."""
+@pytest.mark.parametrize("days", [7, 90])
+async def test_errors_that_were_not_seen_for_long_are_forgotten(tmp_path: Path, days: int):
+    """Those of machines and of the server, after as many days as the settings say."""
+    async with running(tmp_path / "data", keep_errors_days=days) as server:
+        await _forgets_after(server, timedelta(days=days))
+
+
+async def _forgets_after(server: Server, limit: timedelta) -> None:
     place, now = await first_place(server.runtime), server.clock.now()
     agent = await add_machine(server.runtime, place)
-    await add_error(server.runtime, place, agent, last_seen_at=now - KEEP_ERRORS - timedelta(seconds=1))
-    kept = await add_error(server.runtime, place, agent, last_seen_at=now - KEEP_ERRORS + timedelta(seconds=1))
+    await add_error(server.runtime, place, agent, last_seen_at=now - limit - timedelta(seconds=1))
+    kept = await add_error(server.runtime, place, agent, last_seen_at=now - limit + timedelta(seconds=1))
     async with server.runtime.database.write() as session:
         await count_errors(session, SERVER, kinds_of([attrs.evolve(ERROR, first_seen=1, last_seen=1)]), now)
 
