@@ -398,6 +398,10 @@ async def test_a_database_that_stops_and_comes_back(own: Postgres, tmp_path: Pat
         assert 200 == (await server.client.get("/api/v1/health/ready")).status_code
         assert [UUID(kept.report_id)] == [row.id for row in await server.rows(ScanReport)]
 
+        await asyncio.to_thread(own.stop, "immediate")  # nobody asks meanwhile
+        await asyncio.to_thread(own.start)
+        assert 200 == (await server.client.get("/api/v1/agents", headers=headers)).status_code
+
 
 async def _no_token(server: Server) -> Any:
     from redflag_core.enrolment import RegistrationToken, new_secret
