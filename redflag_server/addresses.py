@@ -31,6 +31,13 @@ def client_address(scope: Any, trusted_proxies: Sequence[str]) -> str:
     return address if _is_address(address) else UNKNOWN
 
 
+def is_trusted_peer(scope: Any, trusted_proxies: Sequence[str]) -> bool:
+    """Whether a request came from a proxy whose word is taken."""
+    peer = scope.get("client")
+    networks = [ipaddress.ip_network(text) for text in trusted_proxies]
+    return bool(networks) and peer is not None and _within(_plain(peer[0]), networks)
+
+
 def network_of(address: str) -> str:
     """What a limit is charged to: one IPv4 address, or one IPv6 /64, which is what a single host gets."""
     if not _is_address(address) or ipaddress.ip_address(address).version == IPV4:

@@ -40,6 +40,9 @@ from redflag_server.jobs.background import keep_working
 from redflag_server.jobs.controller import JobController
 from redflag_server.jobs.list import JOBS
 from redflag_server.jobs.service import prepare
+from redflag_server.metrics.controller import MetricsController
+from redflag_server.metrics.requests import RequestMetrics
+from redflag_server.observing import ObservedApp, Observer, with_request_ids
 from redflag_server.openapi import openapi_config
 from redflag_server.packages.controller import PackageController
 from redflag_server.packages.report_controller import ReportController
@@ -47,6 +50,7 @@ from redflag_server.plans.controller import PlanController
 from redflag_server.plans.decision_controller import DecisionController
 from redflag_server.problems import EXCEPTION_HANDLERS
 from redflag_server.published import publish
+from redflag_server.rate_limits.controller import RateLimitController
 from redflag_server.runtime import Runtime, provide_runtime
 from redflag_server.settings import Settings
 from redflag_server.start import hold_place, open_runtime
@@ -69,6 +73,7 @@ CONTROLLERS: Final[list[Any]] = [
     JobController,
     PackageController,
     PlanController,
+    RateLimitController,
     RegistrationTokenController,
     ReportController,
     ResultController,
@@ -131,31 +136,35 @@ def create_app(
             async with _working(opened, run_jobs=run_jobs):
                 yield
 
-    return Litestar(
+    metrics = RequestMetrics()
+    app = ObservedApp(
         route_handlers=_handlers(dashboard=dashboard, accounts=operators is None),
         dependencies={"runtime": Provide(provide_runtime, sync_to_thread=False)},
         before_request=refuse_nul,
         exception_handlers=_exception_handlers(dashboard=dashboard),
-        after_exception=[record_refusal],
+        after_exception=[record_refusal, metrics.count_failure],
         before_send=[SecurityHeaders(secure=settings.is_secure and not embedded)],
         lifespan=[lifespan],
-        state=State({"operators": operators, "sign_in_url": sign_in_url}),
+        state=State({"operators": operators, "sign_in_url": sign_in_url, "metrics": metrics}),
         openapi_config=openapi_config(),
         request_max_body_size=MAX_REPORT_BODY,
         debug=False,
         logging_config=None,
     )
+    app.observe(Observer(settings, entropy, metrics))
+    return app
 
 
 def _handlers(*, dashboard: bool, accounts: bool) -> list[Any]:
     left_out = frozenset() if accounts else ACCOUNTS
     api = [controller for controller in CONTROLLERS if controller not in left_out]
     pages = [page for page in PAGES if page not in left_out] if dashboard else []
-    return [Router(API, route_handlers=api), *pages]
+    return [Router(API, route_handlers=api), MetricsController, *pages]
 
 
 def _exception_handlers(*, dashboard: bool) -> ExceptionHandlersMap:
-    return with_pages(EXCEPTION_HANDLERS) if dashboard else EXCEPTION_HANDLERS
+    handlers = with_request_ids(EXCEPTION_HANDLERS)
+    return with_pages(handlers) if dashboard else handlers
 
 
 @contextlib.asynccontextmanager

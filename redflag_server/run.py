@@ -1,7 +1,6 @@
 """``redflag server run``: the server alone, in the foreground, for a service manager."""
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,15 @@ from redflag_core.errors import RedFlagError
 from redflag_core.system import SystemClock, SystemEntropy
 from redflag_server.accounts.setup import issue_setup_link
 from redflag_server.app import create_app
+from redflag_server.logs import LogFormat, configure
 from redflag_server.serve import serve, stop_on_signals
-from redflag_server.settings import DEFAULT_PORT, Settings, default_data_directory, default_database
+from redflag_server.settings import (
+    DEFAULT_PORT,
+    Settings,
+    default_data_directory,
+    default_database,
+    default_metrics_token,
+)
 from redflag_server.start import hold_place, open_runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +61,7 @@ def listen_options(command: F) -> F:
 def settings_from(data: Path | None, options: dict[str, Any]) -> Settings:
     """Settings from the options of `listen_options`; raises `ConfigurationError`."""
     database = options.pop("postgresql") or default_database()
+    options.setdefault("metrics_token", default_metrics_token())
     return Settings(data=(data or default_data_directory()).absolute(), postgresql=database, **options)
 
 
@@ -66,9 +73,17 @@ def end_with_sentence(error: RedFlagError) -> NoReturn:
 
 @click.command("run")
 @listen_options
-def run(data: Path | None, **options: Any) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice([style.value for style in LogFormat]),
+    default="console",
+    show_default=True,
+    help="How a line of the log looks.",
+)
+@click.option("--access-log", is_flag=True, help="Log every request: route, status, time, agent.")
+def run(data: Path | None, *, log_format: str, **options: Any) -> None:
     """Run the server in the foreground until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure(LogFormat(log_format))
     try:
         settings = settings_from(data, options)
         with hold_place(settings):

@@ -15,6 +15,8 @@ from redflag_core.rate_limit import RateLimitPolicy
 DEFAULT_PORT: Final = 8750
 MAX_PUBLIC_URLS: Final = 8
 MAX_KEEP_DAYS: Final = 3650
+MIN_METRICS_TOKEN: Final = 32
+"""Characters: nothing limits how often somebody guesses."""
 
 
 def _policy(count: int, burst: int) -> RateLimitPolicy:
@@ -41,10 +43,13 @@ class Settings:
             share an address behind NAT.
         register_limit: Registrations from one address.
         sign_in_limit: Attempts to sign in from one address.
+        operator_limit: Requests of one session or API key.
         check_in_seconds: Base interval between check-ins of an agent.
         keep_errors_days: Days after which errors that were not seen any more are forgotten.
         postgresql: Address of the database, ``postgresql://...``, perhaps with a password; None for SQLite in the
             data directory.
+        metrics_token: What Prometheus must show to read ``/metrics``; None for no metrics.
+        access_log: Whether every request is a line of the log.
     """
 
     data: Path
@@ -59,9 +64,12 @@ class Settings:
     address_limit: RateLimitPolicy = _policy(6000, 3000)
     register_limit: RateLimitPolicy = _policy(60, 100)
     sign_in_limit: RateLimitPolicy = _policy(10, 10)
+    operator_limit: RateLimitPolicy = _policy(600, 300)
     check_in_seconds: int = 60
     keep_errors_days: int = 90
     postgresql: str | None = attrs.field(default=None, repr=False)
+    metrics_token: str | None = attrs.field(default=None, repr=False)
+    access_log: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse what must not run."""
@@ -84,6 +92,8 @@ class Settings:
             _check_network(proxy)
         if self.postgresql is not None:
             check_database(self.postgresql)
+        if self.metrics_token is not None and len(self.metrics_token) < MIN_METRICS_TOKEN:
+            raise ConfigurationError(f"the token of the metrics must have at least {MIN_METRICS_TOKEN} characters")
 
     @property
     def is_loopback(self) -> bool:
@@ -142,6 +152,11 @@ def default_data_directory() -> Path:
 def default_database() -> str | None:
     """``REDFLAG_DATABASE``, or None for SQLite in the data directory. Read when asked."""
     return os.environ.get("REDFLAG_DATABASE") or None
+
+
+def default_metrics_token() -> str | None:
+    """``REDFLAG_METRICS_TOKEN``, or None for no metrics. Read when asked."""
+    return os.environ.get("REDFLAG_METRICS_TOKEN") or None
 
 
 def check_database(url: str) -> None:

@@ -32,12 +32,23 @@ class Batcher:
     Args:
         max_batch: Requests in one batch.
         max_queue: Requests that wait.
+
+    Attributes:
+        batches: Batches so far.
+        handled: Requests that were in them.
     """
 
     max_batch: int = MAX_BATCH
     max_queue: int = MAX_QUEUE
+    batches: int = attrs.field(default=0, init=False)
+    handled: int = attrs.field(default=0, init=False)
     _queue: deque[tuple[Any, "asyncio.Future[Any]"]] = attrs.field(factory=deque, init=False)
     _worker: "asyncio.Task[None] | None" = attrs.field(default=None, init=False)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a batch."""
+        return len(self._queue)
 
     async def submit(self, request: Any, handle: Handle) -> Any:
         """
@@ -68,6 +79,7 @@ class Batcher:
         try:
             while self._queue:
                 size = min(self.max_batch, len(self._queue))
+                self.batches, self.handled = self.batches + 1, self.handled + size
                 await _run(handle, [self._queue.popleft() for _ in range(size)])
         finally:
             self._worker = None

@@ -12,7 +12,7 @@ from litestar.types import ExceptionHandlersMap
 from redflag_server.accounts.authentication import REFRESH_HEADER
 from redflag_server.dashboard.rendering import HTML, redirect, render
 
-API_PATHS: Final = ("/api/", "/schema", "/static/")
+API_PATHS: Final = ("/api/", "/metrics", "/schema", "/static/")
 
 Handler = Callable[[Request[Any, Any, Any], Any], Response[Any]]
 

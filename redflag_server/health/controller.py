@@ -1,12 +1,11 @@
 """Liveness and readiness."""
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
-from litestar import Controller, Response, get
-from sqlalchemy.exc import SQLAlchemyError
+from litestar import Controller, Request, Response, get
 
-from redflag_server.db import migrate
+from redflag_server.health.readiness import Readiness
 from redflag_server.injection import Injected
 from redflag_server.openapi import answers
 from redflag_server.runtime import Runtime
@@ -19,14 +18,14 @@ class Health:
 
     Attributes:
         status: ``ok``, or ``unavailable``.
-        database: Whether the database answers with this release's schema.
+        failed: Which checks fail: ``database``, ``migrations``, ``writable``, ``clock``, ``keys``.
     """
 
     status: str
-    database: bool
+    failed: tuple[str, ...] = ()
 
 
-HEALTHY: Final = Health("ok", database=True)
+HEALTHY: Final = Health("ok")
 
 
 class HealthController(Controller):
@@ -44,8 +43,8 @@ class HealthController(Controller):
         responses=answers(Health, HEALTHY, public=True),
     )
     def live(self) -> Health:
-        """Whether the process runs at all; does not touch the database."""
-        return Health("ok", database=True)
+        """Whether the process runs at all; looks at nothing else."""
+        return HEALTHY
 
     @get(
         "/ready",
@@ -53,11 +52,11 @@ class HealthController(Controller):
         summary="The server can serve",
         responses=answers(Health, HEALTHY, 503, public=True),
     )
-    async def ready(self, runtime: Injected[Runtime]) -> Response[Health]:
-        """Whether the database answers and has the schema of this release."""
-        try:
-            usable = not await migrate.pending(runtime.database)
-        except (SQLAlchemyError, OSError):
-            usable = False
-        health = Health("ok" if usable else "unavailable", database=usable)
-        return Response(health, status_code=200 if usable else 503)
+    async def ready(self, runtime: Injected[Runtime], request: Request[Any, Any, Any]) -> Response[Health]:
+        """Whether requests can be served: database, schema, clock and keys; looked up at most once a second."""
+        state = request.app.state
+        if "readiness" not in state:
+            state.readiness = Readiness(runtime)
+        failed = await state.readiness.failed()
+        health = Health("unavailable" if failed else "ok", failed)
+        return Response(health, status_code=503 if failed else 200)

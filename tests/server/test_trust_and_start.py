@@ -260,10 +260,3 @@ async def test_the_nonce_horizon_of_a_restore_is_respected(server: Server):
     assert answer.headers["retry-after"]
     server.clock.advance(301)
     assert 200 == (await machine.check_in(server.client)).status_code
-
-
-async def test_health_says_ok(server: Server):
-    """Liveness and readiness answer without authentication."""
-    live, ready = [await server.client.get(f"/api/v1/health/{kind}") for kind in ("live", "ready")]
-
-    assert ({"status": "ok", "database": True}, 200) == (ready.json(), live.status_code)
