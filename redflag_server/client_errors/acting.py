@@ -31,7 +31,7 @@ async def resolve_error(runtime: Runtime, visible: Scope, error_id: UUID, note: 
         error, now = await _found(session, visible, error_id), runtime.clock.now()
         if error.resolved_at is None:
             error.resolved_at, error.resolved_by, error.resolution = now, visible.caller.actor, note
-            await _tell(session, visible, error, "resolved", note, at=now)
+            await _tell(session, visible, error, note, kind="error.resolved", at=now)
         return error_item(error)
 
 
@@ -51,7 +51,7 @@ async def delete_error(runtime: Runtime, visible: Scope, error_id: UUID, reason:
     async with runtime.database.write() as session:
         error, now = await _found(session, visible, error_id), runtime.clock.now()
         await session.delete(error)
-        await _tell(session, visible, error, "deleted", reason, at=now)
+        await _tell(session, visible, error, reason, kind="error.deleted", at=now)
     return Deleted(error_id)
 
 
@@ -64,14 +64,14 @@ async def _found(session: AsyncSession, visible: Scope, error_id: UUID) -> Clien
 
 
 async def _tell(
-    session: AsyncSession, visible: Scope, error: ClientError, what: str, reason: str, *, at: datetime
+    session: AsyncSession, visible: Scope, error: ClientError, reason: str, *, kind: str, at: datetime
 ) -> None:
     await record(
         session,
         at=at,
-        kind=f"error.{what}",
+        kind=kind,
         actor=visible.caller.actor,
-        message=f"The error {error.type} in {error.subsystem} was {what}: {reason}",
+        message=f"The error {error.type} in {error.subsystem} was {kind.partition('.')[2]}: {reason}",
         organization_id=error.organization_id,
         agent_id=error.agent_id,
         data={"error": str(error.id), "digest": error.digest, "count": error.count, "reason": reason},

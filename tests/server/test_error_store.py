@@ -11,8 +11,9 @@ from uuid import UUID
 
 import attrs
 import pytest
+from alembic import command
 from litestar import get
-from sqlalchemy import event, text
+from sqlalchemy import create_engine, event, text
 
 from redflag_core.error_reports import error_report, fingerprint, kinds_of
 from redflag_core.messages import MAX_ERRORS, Errors
@@ -21,6 +22,7 @@ from redflag_core.redaction import REMOVED
 from redflag_server.client_errors.capture import MAX_NEW
 from redflag_server.client_errors.storing import MAX_KINDS, SERVER, Owner, count_errors
 from redflag_server.client_errors.tables import ClientError, ErrorBatch, ErrorSource
+from redflag_server.db import migrate
 from redflag_server.events.tables import Event
 from redflag_server.jobs.retention import forget_old
 from redflag_server.organizations.tables import INSTALLATION
@@ -570,3 +572,49 @@ async def _forgets_after(server: Server, limit: timedelta) -> None:
     await forget_old(server.runtime)
 
     assert kept == (await server.row(ClientError)).id
+
+
+# --- what was stored before ---
+
+
+@pytest.mark.sqlite
+async def test_errors_of_the_release_before_are_counted_on(tmp_path: Path):
+    """Each kind is one row with the sum of the counts, without secrets, and a new report adds to it."""
+    async with running(tmp_path / "data") as server:
+        machine = await server.agent()
+        await _write_as_before(server, UUID(machine.agent_id))
+        await asyncio.to_thread(_migrate_anew, tmp_path / "data" / "redflag.db")
+
+        await machine.send_errors(server.client, batch(ERROR))
+
+        rows = {row.type: row for row in await server.rows(ClientError)}
+    first, other = rows["TimeoutError"], rows["ScanError"]
+    assert 2 == len(rows)
+    assert (10**10 + 5 + ERROR.count, "no answer after 5 s", "agent") == (first.count, first.message, first.source)
+    assert first.first_seen_at < other.first_seen_at
+    assert (1, f"token={REMOVED}") == (other.count, other.message)
+    assert other.resolved_at is None
+
+
+async def _write_as_before(server: Server, agent: UUID) -> None:
+    """Two rows of one kind by the rule of now, told apart by the rule of then, and one with a secret."""
+    place, now = await first_place(server.runtime), server.clock.now()
+    before = {"subsystem": "transport", "type": "TimeoutError"}
+    early = now - timedelta(days=5)
+    await add_error(server.runtime, place, agent, **before, message="no answer after 7 s", count=10**10)
+    known = {**before, "count": 5, "first_seen_at": early}
+    await add_error(server.runtime, place, agent, **known, message="no answer after 9 s")
+        server.runtime, place, agent, **before, message="no answer after 9 s", count=5, first_seen_at=early
+    )
+    await add_error(server.runtime, place, agent, message=f"token={SECRET}")
+
+
+def _migrate_anew(path: Path) -> None:
+    """Back to the schema before, and forward again."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = migrate.alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
+        command.upgrade(config, "head")
+    engine.dispose()
