@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, insert, inspect, text
+from sqlalchemy import Connection, MetaData, insert, inspect, select, text
 from uuid_utils.compat import uuid7
 
 from redflag_core.encoding import MAX_INTEGER
@@ -398,9 +398,19 @@ async def test_a_database_that_stops_and_comes_back(own: Postgres, tmp_path: Pat
         assert 200 == (await server.client.get("/api/v1/health/ready")).status_code
         assert [UUID(kept.report_id)] == [row.id for row in await server.rows(ScanReport)]
 
-        await asyncio.to_thread(own.stop, "immediate")  # nobody asks meanwhile
+
+@pytest.mark.sqlite
+async def test_a_database_that_was_started_anew_while_nobody_asked(own: Postgres):
+    """Connections that it closed meanwhile are not used: not even the first request fails."""
+    database = Database(own.address())
+    for _ in range(2):
+        async with database.read() as session:
+            assert 1 == await session.scalar(select(1))
+        await asyncio.to_thread(own.stop, "immediate")
         await asyncio.to_thread(own.start)
-        assert 200 == (await server.client.get("/api/v1/agents", headers=headers)).status_code
+    async with database.write() as session:
+        assert 1 == await session.scalar(select(1))
+    await database.close()
 
 
 async def _no_token(server: Server) -> Any:
