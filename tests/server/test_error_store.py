@@ -600,12 +600,9 @@ async def _write_as_before(server: Server, agent: UUID) -> None:
     """Two rows of one kind by the rule of now, told apart by the rule of then, and one with a secret."""
     place, now = await first_place(server.runtime), server.clock.now()
     before = {"subsystem": "transport", "type": "TimeoutError"}
-    early = now - timedelta(days=5)
+    known = {**before, "count": 5, "first_seen_at": now - timedelta(days=5)}
     await add_error(server.runtime, place, agent, **before, message="no answer after 7 s", count=10**10)
-    known = {**before, "count": 5, "first_seen_at": early}
     await add_error(server.runtime, place, agent, **known, message="no answer after 9 s")
-        server.runtime, place, agent, **before, message="no answer after 9 s", count=5, first_seen_at=early
-    )
     await add_error(server.runtime, place, agent, message=f"token={SECRET}")
 
 
