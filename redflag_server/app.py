@@ -109,6 +109,7 @@ def create_app(
     dashboard: bool = True,
     engine: AsyncEngine | None = None,
     embedded: bool = False,
+    listen: bool = True,
 ) -> Litestar:
     """
     The server as an ASGI application.
@@ -126,6 +127,7 @@ def create_app(
         engine: Engine of a host for the database; it is not closed.
         embedded: In a host: a place that must have one server only is held from start to end, and what a browser
             is to do with the whole host name is left to the host.
+        listen: Whether to listen for what other replicas commit.
     """
 
     @contextlib.asynccontextmanager
@@ -133,7 +135,7 @@ def create_app(
         with hold_place(settings) if embedded else contextlib.nullcontext():
             opened = runtime or await open_runtime(settings, clock, entropy, engine=engine)
             app.state.runtime = opened
-            async with _working(opened, run_jobs=run_jobs):
+            async with _working(opened, run_jobs=run_jobs, listen=listen):
                 yield
 
     metrics = RequestMetrics()
@@ -168,14 +170,14 @@ def _exception_handlers(*, dashboard: bool) -> ExceptionHandlersMap:
 
 
 @contextlib.asynccontextmanager
-async def _working(runtime: Runtime, *, run_jobs: bool) -> AsyncIterator[None]:
+async def _working(runtime: Runtime, *, run_jobs: bool, listen: bool) -> AsyncIterator[None]:
     """Publish where the server is, run its jobs, and close it in the end."""
     await publish(runtime)
     await prepare(runtime, JOBS)
     stop = asyncio.Event()
     jobs = asyncio.create_task(keep_working(runtime, stop)) if run_jobs else None
     try:
-        async with runtime.errors.capturing(), doorbell(runtime):
+        async with runtime.errors.capturing(), doorbell(runtime) if listen else contextlib.nullcontext():
             yield
     finally:
         runtime.waiting.close()
