@@ -309,9 +309,11 @@ async def test_events_are_placed_within_a_second(tmp_path: Path):
             while await server.rows(UnplacedEvent):
                 pass
 
-        await asyncio.wait_for(until_placed(), 3)
-        stop.set()
-        await asyncio.wait_for(working, SOON)
+        try:
+            await asyncio.wait_for(until_placed(), 3)
+        finally:
+            stop.set()
+            await asyncio.wait_for(working, SOON)
 
         assert ["now"] == [message for _, message in await history(server)]
 
