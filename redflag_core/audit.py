@@ -122,12 +122,12 @@ def parse_entry(line: bytes) -> AuditEntry:
     Read one line of an export.
 
     Args:
-        line: Untrusted bytes, with or without one newline at the end.
+        line: Untrusted bytes, with or without a newline at the end.
 
     Raises:
         MalformedError: Not one strict entry. What it says is not verified yet.
     """
-    return codec.parse(AuditEntry, line.removesuffix(b"\n"), max_bytes=MAX_LINE)
+    return codec.parse(AuditEntry, line, max_bytes=MAX_LINE)
 
 
 def parse_entries(lines: Iterable[bytes]) -> Iterator[AuditEntry]:

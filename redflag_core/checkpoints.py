@@ -155,7 +155,7 @@ def verify_checkpoint(wire: bytes, bundle: TrustBundle) -> Checkpoint:
     """
     listed = [entry.open() for entry in bundle.keys if entry.role is Role.CHECKPOINT]
     keys = {key.key_id: key for key in listed}
-    verified = verify_envelope(wire, CHECKPOINT_TYPE, keys, max_bytes=MAX_SMALL_BODY)
+    verified = verify_envelope(wire, CHECKPOINT_TYPE, keys)
     checkpoint = codec.parse(Checkpoint, verified.payload, max_bytes=MAX_SMALL_BODY)
     if checkpoint.server != bundle.server:
         raise WrongRecipientError("the checkpoint is of another server")
@@ -268,7 +268,7 @@ def _rewritten(kept: HeadEvidence, why: str) -> RewrittenError:
 
 def _kept_checkpoint(kept: HeadEvidence) -> Checkpoint:
     """The checkpoint in evidence that was verified when it was kept: its key may be gone since."""
-    payload = parse_envelope(b64decode(kept.checkpoint), max_bytes=MAX_SMALL_BODY).payload
+    payload = parse_envelope(b64decode(kept.checkpoint)).payload
     return codec.parse(Checkpoint, payload, max_bytes=MAX_SMALL_BODY)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import attrs
@@ -137,6 +137,13 @@ def test_a_later_checkpoint_is_never_dated_before(seconds, expected):
     after = new_checkpoint(SERVER, heads(6), now=START + timedelta(seconds=seconds), before=before)
 
     assert (2, NOW + expected) == (after.n, after.iat)
+
+
+def test_a_clock_that_was_never_set_dates_a_checkpoint_at_its_beginning():
+    """There is no earlier time on the wire."""
+    before_1970 = datetime(1969, 12, 31, tzinfo=UTC)
+
+    assert 0 == new_checkpoint(SERVER, heads(5), now=before_1970).iat
 
 
 def test_a_checkpoint_covers_every_organization_that_there_was():
@@ -301,6 +308,18 @@ def test_evidence_can_be_stored():
     assert shown == codec.parse(HeadEvidence, codec.dump(shown), max_bytes=100_000)
 
 
+@pytest.mark.parametrize("text, is_taken", [("", False), ("x", True), ("x" * 16_384, True), ("x" * 16_385, False)])
+def test_evidence_holds_a_checkpoint_of_bounded_length(text, is_taken):
+    """Whether it is one shows when it is verified."""
+    genuine = evidence(4, 7)
+
+    if is_taken:
+        assert text == attrs.evolve(genuine, checkpoint=text).checkpoint
+    else:
+        with pytest.raises(ValueError, match="checkpoint"):
+            attrs.evolve(genuine, checkpoint=text)
+
+
 def test_a_head_of_another_organization_is_refused():
     """Though it is genuine."""
     with pytest.raises(WrongRecipientError, match="another organization"):
@@ -376,7 +395,7 @@ def test_a_history_that_was_rewritten_after_it_was_witnessed_is_noticed(change_a
     """Whatever was changed in it, and however much was appended: no proof leads from the one to the other."""
     kept = evidence(2, 5)
     for proof in (consistency(5, later), consistency(5, later, change_at), []):
-        with pytest.raises(RewrittenError, match="first 5 entries") as caught:
+        with pytest.raises(RewrittenError, match=r"^the server cannot show that the first 5 entries") as caught:
             advance(kept, evidence(3, later, change_at), proof)
         assert (0, 5) == (caught.value.after, caught.value.up_to)
 
