@@ -33,7 +33,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
         InvalidRequestError: One that is unknown, there twice, or holds U+0000. The message names it.
         MalformedError: There is no body where there must be one.
     """
-    if request.method == "POST" and not await request.body():
+    if request.method in ("POST", "PUT") and not await request.body():
         raise MalformedError("the body is empty: send a JSON object")
     known = query_parameters(request.route_handler)
     seen: set[str] = set()

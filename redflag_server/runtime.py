@@ -18,6 +18,8 @@ from redflag_server.client_errors.capture import ServerErrors
 from redflag_server.db.engine import Database
 from redflag_server.events.recorder import RefusalRecorder
 from redflag_server.limits import AddressLimits
+from redflag_server.rate_limits.operators import OperatorLimits
+from redflag_server.rate_limits.policies import Policies
 from redflag_server.settings import Settings
 from redflag_server.trust.keystore import KeyStore
 
@@ -37,6 +39,8 @@ class Runtime:
         root_fp: Fingerprint of the first root key.
         refusals: Recorder of refused requests.
         limits: Coarse limits by address.
+        policies: Which rate limits hold.
+        operators: Limits of sessions and API keys.
         passwords: Hashes and checks passwords.
         waiting: Check-ins that are held open.
         large_bodies: Room that is taken while a large body is read and handled.
@@ -65,6 +69,14 @@ class Runtime:
     )
     check_ins: Batcher = attrs.field(factory=Batcher)
     gate: Gate = attrs.field(default=attrs.Factory(lambda self: open_gate(self.database), takes_self=True))
+    policies: Policies = attrs.field(
+        default=attrs.Factory(lambda self: Policies(self.database, self.clock, self.settings), takes_self=True)
+    )
+    operators: OperatorLimits = attrs.field(
+        default=attrs.Factory(
+            lambda self: OperatorLimits(self.database, self.clock, self.policies), takes_self=True
+        )
+    )
     errors: ServerErrors = attrs.field(
         default=attrs.Factory(lambda self: ServerErrors(self.database, self.clock), takes_self=True)
     )

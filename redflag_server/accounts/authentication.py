@@ -87,6 +87,7 @@ class OperatorAuthentication:
             found = await host(dict(scope).get(HOST_SCOPE, scope))  # type: ignore[arg-type]
             operator = _of_host(found, runtime)
         scope["state"][_STATE_KEY] = operator
+        await _charge(runtime, operator)
         if not opt.get("public"):
             check_permission(operator, opt["permission"])
         if request.method not in SAFE_METHODS:
@@ -154,6 +155,17 @@ def check_permission(operator: Operator | None, permission: str) -> Caller:
     if not operator.caller.may(permission):
         raise ForbiddenError(f"this needs the permission {permission}")
     return operator.caller
+
+
+async def _charge(runtime: Runtime, operator: Operator | None) -> None:
+    """Charge the rate limit of a credential, or of a person whom the host knows."""
+    await runtime.policies.refresh()
+    if operator is None:
+        return
+    caller = operator.caller
+    subject = caller.actor if operator.presented is None else str(caller.credential_id)
+    seen = caller.organizations or frozenset()
+    await runtime.operators.charge(subject, next(iter(seen)) if len(seen) == 1 else None)
 
 
 async def _check_sender(request: Request[Any, Any, Any], operator: Operator | None, runtime: Runtime) -> None:

@@ -24,6 +24,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "errors:write": "Take errors for resolved, and delete them.",
     "jobs:read": "See work that was put off, and what failed.",
     "jobs:write": "Try failed jobs again, and remove them.",
+    "rate-limits:read": "See how many requests are served, and what is left for a machine.",
+    "rate-limits:write": "Set how many requests are served.",
     "api-keys:read": "See API keys, never their secrets.",
     "api-keys:write": "Make and revoke API keys.",
     "users:read": "See who has an account.",

@@ -1,7 +1,5 @@
 """Sign-in and sign-out."""
 
-from typing import Final
-
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,10 +9,8 @@ from redflag_server.accounts.tables import Credential, User
 from redflag_server.accounts.users import find_user
 from redflag_server.events.recorder import Refusal, record
 from redflag_server.problems import SignInRefusedError
+from redflag_server.rate_limits.classes import RateClass
 from redflag_server.runtime import Runtime
-
-LIMIT: Final = "sign-in"
-"""Name of the limit of attempts by address."""
 
 
 async def sign_in(runtime: Runtime, *, name: str, password: str, address: str, previous: Presented | None) -> str:
@@ -38,7 +34,7 @@ async def sign_in(runtime: Runtime, *, name: str, password: str, address: str, p
         RateLimitedError: Too many attempts from this address.
         SignInRefusedError: Unknown name, wrong password or disabled account: the three look and last alike.
     """
-    runtime.limits.charge(LIMIT, address, runtime.settings.sign_in_limit)
+    runtime.limits.charge(RateClass.SIGN_IN, address, runtime.policies.required(RateClass.SIGN_IN))
     async with runtime.database.read() as session:
         user = await find_user(session, name)
     known = await runtime.passwords.verify(None if user is None else user.password_hash, password)

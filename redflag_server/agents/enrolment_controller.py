@@ -21,6 +21,7 @@ from redflag_server.checkin.authentication import (
 )
 from redflag_server.injection import Injected, Parsed
 from redflag_server.openapi import answers, example
+from redflag_server.rate_limits.classes import RateClass
 from redflag_server.runtime import Runtime
 from redflag_server.wire_examples import REGISTER, REGISTERED, TOKEN, TOKEN_REQUEST
 
@@ -59,7 +60,7 @@ class EnrolmentController(Controller):
         status_code=200,
         dependencies={"agent": Provide(provide_agent, sync_to_thread=False)},
         responses=answers(Token, TOKEN, 429),
-        opt={"agent": AgentRoute(Access.TOKEN, with_token=False)},
+        opt={"agent": AgentRoute(Access.TOKEN, with_token=False, limit=RateClass.TOKEN)},
     )
     async def token(
         self,

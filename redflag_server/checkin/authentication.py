@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
+from uuid import UUID
 
 import attrs
 from litestar import Litestar, Request
@@ -36,12 +37,13 @@ from redflag_core.messages import MAX_SMALL_BODY, Register
 from redflag_core.signed_requests import ParsedRequest, VerifiedRequest, parse_head
 from redflag_server.addresses import client_address
 from redflag_server.agents.tables import Agent
-from redflag_server.checkin.claims import AgentRequest, claim, not_free
+from redflag_server.checkin.claims import AgentRequest, charge_class, claim, not_free
 from redflag_server.checkin.key_cache import AgentKeys
 from redflag_server.checkin.nonces import claim_nonces, nonce_horizon
 from redflag_server.checkin.picture import NonceUse
 from redflag_server.compression import GZIP, gunzip
 from redflag_server.problems import TokenError, UnsupportedEncodingError
+from redflag_server.rate_limits.classes import RateClass
 from redflag_server.runtime import Runtime
 
 
@@ -55,12 +57,14 @@ class AgentRoute:
         with_token: Whether an access token is required; without, there must be none.
         max_body: Longest body, bytes.
         claims_itself: The handler passes the gate in a batch of its own.
+        limit: The rate limit that these requests have, if it is set, beside that of all requests of an agent.
     """
 
     access: Access | None
     with_token: bool = True
     max_body: int = MAX_SMALL_BODY
     claims_itself: bool = False
+    limit: RateClass | None = None
 
     @property
     def is_large(self) -> bool:
@@ -75,13 +79,16 @@ class VerifiedAgent:
 
     Attributes:
         entry: The verified request of a registered agent.
-        organization_id: Its organization.
         executor_key: Key of its executor, to verify what the executor signed.
     """
 
     entry: AgentRequest
-    organization_id: Any
     executor_key: VerifyKey
+
+    @property
+    def organization_id(self) -> UUID:
+        """Its organization."""
+        return self.entry.organization_id
 
 
 @attrs.frozen
@@ -116,6 +123,7 @@ class AgentAuthentication:
             raise MethodNotAllowedException
         runtime: Runtime = Litestar.from_scope(scope).state.runtime
         address = client_address(scope, runtime.settings.trusted_proxies)
+        await runtime.policies.refresh()
         _charge_address(runtime, route, address)
         raw = request_from_asgi(scope)
         head = parse_head(
@@ -131,7 +139,7 @@ class AgentAuthentication:
             # Known from here on: also an event about a refusal at the gate belongs to this agent.
             scope["state"][_STATE_KEY] = agent
             if not route.claims_itself:
-                await _pass_gate(runtime, agent.entry)
+                await _pass_gate(runtime, agent.entry, route.limit)
         async with _room(runtime, route, agent):
             sent = await _read_body(receive, route.max_body)
             whole = head.with_body(sent)
@@ -162,11 +170,8 @@ def verified_sender(scope: Scope) -> VerifiedAgent | None:
 
 
 def _charge_address(runtime: Runtime, route: AgentRoute, address: str) -> None:
-    settings = runtime.settings
-    if route.access is None:
-        runtime.limits.charge("register", address, settings.register_limit)
-    else:
-        runtime.limits.charge("address", address, settings.address_limit)
+    name = RateClass.REGISTER if route.access is None else RateClass.ADDRESS
+    runtime.limits.charge(name, address, runtime.policies.required(name))
 
 
 def _room(runtime: Runtime, route: AgentRoute, agent: VerifiedAgent | None) -> AbstractAsyncContextManager[None]:
@@ -243,8 +248,8 @@ async def _verify_agent(runtime: Runtime, head: ParsedRequest, access: Access, a
     request = head.verify(VerifyKey(agent.public_key))
     if claims is not None and claims.agent_id != agent.agent_id:
         raise SignatureError("the access token belongs to another agent")
-    entry = AgentRequest(agent.agent_id, request, claims, access, address)
-    return VerifiedAgent(entry, agent.organization_id, VerifyKey(agent.executor_key))
+    entry = AgentRequest(agent.agent_id, agent.organization_id, request, claims, access, address)
+    return VerifiedAgent(entry, VerifyKey(agent.executor_key))
 
 
 async def _find(runtime: Runtime, key_id: str) -> AgentKeys:
@@ -261,9 +266,11 @@ async def _find(runtime: Runtime, key_id: str) -> AgentKeys:
     return found
 
 
-async def _pass_gate(runtime: Runtime, entry: AgentRequest) -> None:
+async def _pass_gate(runtime: Runtime, entry: AgentRequest, limit: RateClass | None) -> None:
     now = runtime.clock.now()
     async with runtime.database.write() as session:
-        (result,) = await claim(session, [entry], now=now, policy=runtime.settings.agent_limit)
+        (result,) = await claim(session, [entry], now=now, policies=runtime.policies)
+        if limit is not None and not isinstance(result, RedFlagError):
+            result = await charge_class(session, entry, limit, now=now, policies=runtime.policies)
     if isinstance(result, RedFlagError):
         raise result

@@ -16,15 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from redflag_core.enrolment import Access, AgentStatus, allows
 from redflag_core.errors import RedFlagError, ReplayError, UnknownKeyError
 from redflag_core.freshness import TOLERANCE
-from redflag_core.rate_limit import RateLimitPolicy, step
+from redflag_core.rate_limit import step
 from redflag_core.signed_requests import VerifiedRequest
 from redflag_server.agents.access_tokens import AccessClaims
 from redflag_server.agents.tables import Agent
 from redflag_server.checkin.nonces import claim_nonces, nonce_horizon
 from redflag_server.checkin.picture import NonceUse
 from redflag_server.problems import AgentStateError, RateLimitedError, TokenError, UnavailableError
-
-LIMIT_NAME: Final = "agent"
+from redflag_server.rate_limits.arrivals import take
+from redflag_server.rate_limits.classes import RateClass
+from redflag_server.rate_limits.policies import Policies
+from redflag_server.rate_limits.tables import key_of
 
 STATUS_MESSAGES: Final = {
     AgentStatus.PENDING: "this agent waits for an operator's approval",
@@ -43,6 +45,7 @@ class AgentRequest:
 
     Attributes:
         agent_id: The agent that the key belongs to.
+        organization_id: Its organization, whose rate limits hold.
         request: The verified request.
         claims: What its access token says; None for the endpoint that gives tokens.
         access: Class of the endpoint.
@@ -50,6 +53,7 @@ class AgentRequest:
     """
 
     agent_id: UUID
+    organization_id: UUID
     request: VerifiedRequest
     claims: AccessClaims | None
     access: Access
@@ -62,7 +66,7 @@ class AgentRequest:
 
 
 async def claim(
-    session: AsyncSession, requests: Sequence[AgentRequest], *, now: datetime, policy: RateLimitPolicy
+    session: AsyncSession, requests: Sequence[AgentRequest], *, now: datetime, policies: Policies
 ) -> list[Any | RedFlagError]:
     """
     Judge a batch of verified requests: who passes, and why the others do not.
@@ -73,7 +77,7 @@ async def claim(
         session: The open write transaction.
         requests: Verified requests, in order of arrival.
         now: Database time, aware UTC.
-        policy: Rate limit of one agent.
+        policies: The rate limits that hold.
 
     Returns:
         For each request the agent's record (a row of `Agent`, locked), or the refusal.
@@ -92,14 +96,15 @@ async def claim(
         limited = None
         if agent is not None:
             before = arrivals.get(agent.id, agent.rate_arrival)
+            policy = policies.required(RateClass.AGENT, entry.organization_id)
             arrivals[agent.id], decision = step(before, now.timestamp(), policy)
-            limited = None if decision.allowed else RateLimitedError(decision, LIMIT_NAME)
+            limited = None if decision.allowed else RateLimitedError(decision, RateClass.AGENT)
         results.append(limited or refusal_of(entry, agent) or agent)
     await _store_arrivals(session, arrivals)
     return results
 
 
-async def charge(session: AsyncSession, entry: AgentRequest, *, now: datetime, policy: RateLimitPolicy) -> None:
+async def charge(session: AsyncSession, entry: AgentRequest, *, now: datetime, policies: Policies) -> None:
     """
     Charge the rate limit of a request whose nonce was claimed before.
 
@@ -107,7 +112,7 @@ async def charge(session: AsyncSession, entry: AgentRequest, *, now: datetime, p
         session: The open write transaction.
         entry: The request.
         now: Database time, aware UTC.
-        policy: Rate limit of one agent.
+        policies: The rate limits that hold.
 
     Raises:
         RateLimitedError: The limit holds. What was charged is stored all the same.
@@ -115,10 +120,34 @@ async def charge(session: AsyncSession, entry: AgentRequest, *, now: datetime, p
     agent = (await _agents(session, {entry.agent_id})).get(entry.agent_id)
     if agent is None:
         return
+    policy = policies.required(RateClass.AGENT, entry.organization_id)
     arrival, decision = step(agent.rate_arrival, now.timestamp(), policy)
     await _store_arrivals(session, {agent.id: arrival})
     if not decision.allowed:
-        raise RateLimitedError(decision, LIMIT_NAME)
+        raise RateLimitedError(decision, RateClass.AGENT)
+
+
+async def charge_class(
+    session: AsyncSession, entry: AgentRequest, name: RateClass, *, now: datetime, policies: Policies
+) -> RateLimitedError | None:
+    """
+    Charge the limit that requests of one kind have beside that of all; nothing where there is none.
+
+    Args:
+        session: The open write transaction, in which the agent's record was locked.
+        entry: A request that passed the gate.
+        name: Of which kind it is.
+        now: Database time, aware UTC.
+        policies: The rate limits that hold.
+
+    Returns:
+        Why it is refused, or None. Returned, not raised: the transaction must be committed.
+    """
+    policy = policies.optional(name, entry.organization_id)
+    if policy is None:
+        return None
+    _, decision = await take(session, key_of(name, entry.agent_id), policy, now)
+    return None if decision.allowed else RateLimitedError(decision, name)
 
 
 async def recheck(session: AsyncSession, entry: AgentRequest) -> Any:

@@ -27,9 +27,10 @@ from redflag_server.checkin.answers import (
     pace,
     scans_of,
 )
-from redflag_server.checkin.claims import LIMIT_NAME, not_free, refusal_of
+from redflag_server.checkin.claims import not_free, refusal_of
 from redflag_server.checkin.picture import Mark, Member, Picture, Seen
 from redflag_server.problems import RateLimitedError
+from redflag_server.rate_limits.classes import RateClass
 from redflag_server.runtime import Runtime
 
 Result = CheckedIn | RedFlagError | None
@@ -73,7 +74,7 @@ class _Batch:
             return not_free(entry.request.created, horizon=self.picture.horizon, now=self.now)
         self.picture.free.discard(entry.nonce_use)
         member = self.picture.members.get(entry.agent_id)
-        refusal = self._charge(member) or refusal_of(entry, member)
+        refusal = self._charge(request, member) or refusal_of(entry, member)
         if refusal is not None or member is None:
             return refusal
         if member.id in self._seen:
@@ -86,12 +87,13 @@ class _Batch:
         for agent_id, arrival in sorted(self._arrivals.items()):
             yield Mark(agent_id, self.picture.members[agent_id].version, arrival, self._seen.get(agent_id))
 
-    def _charge(self, member: Member | None) -> RedFlagError | None:
+    def _charge(self, request: CheckInRequest, member: Member | None) -> RedFlagError | None:
         if member is None:
             return None
         before = self._arrivals.get(member.id, member.rate_arrival)
-        self._arrivals[member.id], decision = step(before, self.now.timestamp(), self.runtime.settings.agent_limit)
-        return None if decision.allowed else RateLimitedError(decision, LIMIT_NAME)
+        policy = self.runtime.policies.required(RateClass.AGENT, request.entry.organization_id)
+        self._arrivals[member.id], decision = step(before, self.now.timestamp(), policy)
+        return None if decision.allowed else RateLimitedError(decision, RateClass.AGENT)
 
     def _plain(self, request: CheckInRequest, member: Member) -> tuple[CheckedIn, Seen] | None:
         status, recorded = AgentStatus(member.status), Order(member.epoch, member.gen, member.seq)

@@ -123,7 +123,7 @@ async def _one(
 ) -> CheckedIn | RedFlagError:
     try:
         if request.entry.agent_id in uncharged:
-            await charge(session, request.entry, now=common.now, policy=runtime.settings.agent_limit)
+            await charge(session, request.entry, now=common.now, policies=runtime.policies)
         agent = await recheck(session, request.entry)
         return await _answer(session, runtime, request, agent, common)
     except RedFlagError as refusal:

@@ -13,6 +13,7 @@ from redflag_server.checkin.authentication import AgentAuthentication, AgentRout
 from redflag_server.client_errors.service import accept_errors
 from redflag_server.injection import Injected, Parsed
 from redflag_server.openapi import answers, example
+from redflag_server.rate_limits.classes import RateClass
 from redflag_server.runtime import Runtime
 from redflag_server.wire_examples import ACCEPTED, ERRORS
 
@@ -37,7 +38,7 @@ class AgentErrorController(Controller):
         return_dto=None,
         status_code=200,
         responses=answers(Accepted, ACCEPTED, 429),
-        opt={"agent": AgentRoute(Access.STORE, max_body=MAX_BODY)},
+        opt={"agent": AgentRoute(Access.STORE, max_body=MAX_BODY, limit=RateClass.ERROR)},
     )
     async def send_errors(
         self,

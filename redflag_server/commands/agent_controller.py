@@ -14,6 +14,7 @@ from redflag_server.commands.progress import accept_progress
 from redflag_server.commands.results import accept_statement
 from redflag_server.injection import Injected, Parsed
 from redflag_server.openapi import answers, example
+from redflag_server.rate_limits.classes import RateClass
 from redflag_server.runtime import Runtime
 from redflag_server.wire_examples import ACCEPTED, PROGRESS, STATEMENT_POST
 
@@ -34,7 +35,7 @@ class ResultController(Controller):
         return_dto=None,
         status_code=200,
         responses=answers(Accepted, ACCEPTED, 429),
-        opt={"agent": AgentRoute(Access.STORE, max_body=MAX_STATEMENT_BODY)},
+        opt={"agent": AgentRoute(Access.STORE, max_body=MAX_STATEMENT_BODY, limit=RateClass.RESULT)},
     )
     async def send_statement(
         self,
@@ -53,7 +54,7 @@ class ResultController(Controller):
         return_dto=None,
         status_code=200,
         responses=answers(Accepted, ACCEPTED, 429),
-        opt={"agent": AgentRoute(Access.STORE)},
+        opt={"agent": AgentRoute(Access.STORE, limit=RateClass.RESULT)},
     )
     async def send_progress(
         self,

@@ -12,6 +12,7 @@ from redflag_server.jobs.tables import Lease, QueuedJob, Schedule
 from redflag_server.organizations.tables import Organization, Site
 from redflag_server.packages.tables import Package, Scanner, ScanReport
 from redflag_server.plans.tables import Plan
+from redflag_server.rate_limits.tables import RateArrival, RateLimit
 from redflag_server.trust.tables import OperatorKey, ServerState, TrustDocument
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "Package",
     "Plan",
     "QueuedJob",
+    "RateArrival",
+    "RateLimit",
     "RegistrationToken",
     "ScanReport",
     "Scanner",

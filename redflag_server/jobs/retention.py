@@ -17,6 +17,7 @@ from redflag_server.jobs.kinds import Rest
 from redflag_server.jobs.queue import ClaimedJob, enqueue
 from redflag_server.jobs.tables import JobState, QueuedJob
 from redflag_server.packages.tables import Package, ScanReport
+from redflag_server.rate_limits.arrivals import forget_arrivals
 from redflag_server.runtime import Runtime
 
 KEEP_REPORTS: Final = timedelta(days=30)
@@ -62,6 +63,7 @@ async def forget_old(runtime: Runtime) -> bool:
             await _forget_rows(session, ClientError, ClientError.last_seen_at < now - keep_errors),
             await _forget_rows(session, QueuedJob, QueuedJob.state == JobState.DONE, ended < now - KEEP_DONE_JOBS),
             await _forget_rows(session, QueuedJob, QueuedJob.state == JobState.DEAD, ended < now - KEEP_DEAD_JOBS),
+            await forget_arrivals(session, now, ROWS_AT_ONCE),
         ]
     gone = (Package.present.is_(False), Package.state_at < now - KEEP_GONE_PACKAGES)
     return await _forget_packages(runtime, gone) or any(full)

@@ -13,6 +13,7 @@ from redflag_server.checkin.authentication import AgentAuthentication, AgentRout
 from redflag_server.injection import Injected, Parsed
 from redflag_server.openapi import answers, example
 from redflag_server.packages.ingest import accept_report
+from redflag_server.rate_limits.classes import RateClass
 from redflag_server.runtime import Runtime
 from redflag_server.wire_examples import REPORT, REPORT_ACCEPTED
 
@@ -33,7 +34,7 @@ class ReportController(Controller):
         return_dto=None,
         status_code=200,
         responses=answers(ReportAccepted, REPORT_ACCEPTED, 429),
-        opt={"agent": AgentRoute(Access.STORE, max_body=MAX_REPORT_BODY)},
+        opt={"agent": AgentRoute(Access.STORE, max_body=MAX_REPORT_BODY, limit=RateClass.REPORT)},
     )
     async def send_report(
         self,

@@ -120,7 +120,7 @@ class Server:
         state: dict[str, Any] = {}
         async with self.runtime.database.read() as session:
             for table in metadata.sorted_tables:
-                if table.name not in ("events", "nonces", "unplaced_events"):
+                if table.name not in ("events", "nonces", "rate_arrivals", "unplaced_events"):
                     columns = [column for column in table.columns if column.name != "rate_arrival"]
                     state[table.name] = sorted(map(repr, (await session.execute(select(*columns))).all()))
         return state
@@ -144,7 +144,9 @@ async def running(
         limited: Keep the rate limits of a real server.
         changes: Settings.
     """
-    limits: dict[str, Any] = {} if limited else {"agent_limit": NO_LIMIT, "register_limit": NO_LIMIT}
+    limits: dict[str, Any] = (
+        {} if limited else dict.fromkeys(("agent_limit", "register_limit", "operator_limit"), NO_LIMIT)
+    )
     settings = settings_of(data, **{**limits, **changes})
     used = clock or FrozenClock()
     app = create_app(settings, clock=used, entropy=SystemEntropy(), run_jobs=False)

@@ -340,7 +340,7 @@ async def test_a_second_check_in_of_a_batch_sees_what_the_first_did(server: Serv
 
         created = int(server.clock.now().timestamp())
         verified = VerifiedRequest(machine.key.key_id, created, new_nonce(SystemEntropy()), None, b"")
-        entry = AgentRequest(agent.id, verified, None, Access.CHECK_IN, "127.0.0.1")
+        entry = AgentRequest(agent.id, agent.organization_id, verified, None, Access.CHECK_IN, "127.0.0.1")
         body = machine.check_in_body(boot_id=boot_id)
         from redflag_core.encoding import b64decode
         from redflag_server.agents.statements import open_state

@@ -353,13 +353,14 @@ async def test_each_agent_of_a_batch_gets_its_own(server):
         from redflag_core.signed_requests import VerifiedRequest, new_nonce
         from redflag_core.system import SystemEntropy
         from redflag_server.agents.statements import open_state
+        from redflag_server.organizations.tables import INSTALLATION
 
         created, agent_id = int(server.clock.now().timestamp()), UUID(machine.agent_id)
         verified = VerifiedRequest(machine.key.key_id, created, new_nonce(SystemEntropy()), None, b"")
         body = machine.check_in_body()
         state = open_state(body.state, machine.executor.verify_key, server=machine.server, agent_id=agent_id)
         return CheckInRequest(
-            AgentRequest(agent_id, verified, None, Access.CHECK_IN, "127.0.0.1"), body, state, None
+            AgentRequest(agent_id, INSTALLATION, verified, None, Access.CHECK_IN, "127.0.0.1"), body, state, None
         )
 
     results = await check_in(server.runtime, [request(machine) for machine in (*machines, machines[0])])

@@ -13,11 +13,13 @@ from redflag_server.agents.schema import NewToken
 from redflag_server.commands.schema import NewOrder
 from redflag_server.fields import Reason
 from redflag_server.plans.schema import Decide, NewPlans, Until
+from redflag_server.rate_limits.schema import NewRateLimit, OldRateLimit
 
 BODIES = {
     kind.__name__: kind
     for kind in (
-        ApprovalAnswer, CheckIn, Decide, Errors, NewApiKey, NewOrder, NewPlans, NewToken, Progress, Reason,
+        ApprovalAnswer, CheckIn, Decide, Errors, NewApiKey, NewOrder, NewPlans, NewRateLimit, NewToken,
+        OldRateLimit, Progress, Reason,
         Register, Report, StatementPost, TokenRequest, Until,
     )
 }  # fmt: skip

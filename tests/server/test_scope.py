@@ -54,6 +54,7 @@ from tests.helpers.operators import (
 INSTALLATION_WIDE = {
     "leases": "what only one process may do",
     "nonces": "used once by anybody",
+    "rate_arrivals": "how far agents and credentials have come",
     "operator_keys": "one may approve for several organizations",
     "organizations": "the list of the organizations themselves",
     "schedules": "recurring work of the server",
@@ -274,6 +275,7 @@ def body_for(path: str, belongings: Belongings) -> dict[str, Any]:
     place, ids = belongings.place, {name: str(value) for name, value in belongings.ids.items()}
     what = {"machine_binding": "a" * 32, "type": "packages.upgrade", "params": "b" * 64}
     leaf = {"agent_id": ids["agent_id"], **what}
+    limit = {"limit": "agent", "reason": "x", "organization_id": str(place.organization_id)}
     bodies: dict[str, dict[str, Any]] = {
         "/api-keys": {"name": "x", "scopes": ["agents:read"], "organization_id": str(place.organization_id)},
         "/registration-tokens": {
@@ -286,6 +288,8 @@ def body_for(path: str, belongings: Belongings) -> dict[str, Any]:
         "/plans": {"reason": "x", "package_ids": [ids["package_id"]]},
         "/approvals": {"v": 1, "envelope": "eA==", "leaves": [leaf]},
         "/commands": {"reason": "x", "agent_id": ids["agent_id"], "type": "scan.run"},
+        "/rate-limits": {**limit, "policy": "60/minute"},
+        "/rate-limits/delete": limit,
         "/defer": {"reason": "x", "until": "2026-02-01T00:00:00Z"},
     }
     return next((body for end, body in bodies.items() if path.endswith(end)), {"reason": "not mine"})

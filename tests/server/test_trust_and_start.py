@@ -120,8 +120,8 @@ async def test_every_tenant_table_has_an_organization(server: Server):
         if "organization_id" in table.columns and table.columns["organization_id"].nullable
     }
     installation = {
-        "leases", "nonces", "operator_keys", "organizations", "schedules", "server_state", "trust_documents",
-        "unplaced_events",
+        "leases", "nonces", "operator_keys", "organizations", "rate_arrivals", "schedules", "server_state",
+        "trust_documents", "unplaced_events",
     }  # fmt: skip
     assert installation == without - {"setup_links"}
     assert {"users", "credentials"} == nullable

@@ -1,0 +1,1 @@
+"""Rate limits: policies that operators set, and what is charged in the database."""
