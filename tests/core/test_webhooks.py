@@ -296,6 +296,18 @@ def test_more_than_the_bounds_is_refused():
         verified(signed(), keys=[SECRET] * (MAX_KEYS + 1))
 
 
+def test_a_header_has_2048_characters_at_most():
+    """One more is refused before it is taken apart."""
+    ours = signed()["webhook-signature"]
+    padding = "v2,AAAA " * 2 + " ".join(["v2," + "A" * 486] * 4)
+    text = f"{ours} {padding}"
+    longest = text + "A" * (2048 - len(text))
+
+    assert verified({**signed(), "webhook-signature": longest})
+    with pytest.raises(MalformedError, match="does not have its form"):
+        verified({**signed(), "webhook-signature": f"{longest}A"})
+
+
 @given(
     st.dictionaries(
         st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature", "Webhook-Id", "x"]),
@@ -414,8 +426,16 @@ def test_another_text_is_no_key(text):
 def test_the_longest_key_text_is_read():
     """64 bytes in base64, with the prefix, are within the bound."""
     assert WebhookSecret(b"x" * 64) == parse_webhook_key("whsec_" + b64encode(b"x" * 64))
+    with pytest.raises(MalformedError, match="base64"):
+        parse_webhook_key("whsec_" + "A" * 122)
     with pytest.raises(MalformedError, match="not the key"):
         parse_webhook_key("whsec_" + "A" * 123)
+
+
+def test_a_typing_error_behind_the_prefix_is_not_blamed_on_the_prefix():
+    """The text of the key goes on to its end, though there is another underscore in it."""
+    with pytest.raises(MalformedError, match="base64"):
+        parse_webhook_key("whpk_AAA_")
 
 
 @given(st.text(max_size=100) | st.from_regex(r"wh(sec|sk|pk)_[A-Za-z0-9+/=]{0,90}", fullmatch=True))
@@ -438,6 +458,7 @@ def test_secrets_are_equal_by_value():
     """They can be compared and collected."""
     assert {SECRET} == {WebhookSecret(SECRET.secret), SECRET}
     assert SECRET != OTHER
+    assert hash(SECRET) != hash(OTHER)
     assert SECRET != SECRET.secret
 
 
