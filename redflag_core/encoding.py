@@ -26,7 +26,7 @@ MAX_INTEGER: Final = 2**53 - 1
 MAX_ITEMS: Final = 500_000
 """About the most values in a document. A report of 20,000 packages has 320,000; more would only burn CPU."""
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]')
 _SURROGATE_OR_NUL = re.compile("[\ud800-\udfff\x00]")
 
 
@@ -168,12 +168,11 @@ def _refuse_deep(data: bytes) -> None:
     """Bound the nesting before the recursive parser sees it."""
     depth = 0
     for match in _BRACKETS.finditer(data):
-        first = match[0][:1]
-        if first in b"[{":
+        if match[0] in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise MalformedError(f"nested deeper than {MAX_DEPTH} levels")
-        elif first in b"]}":
+        elif match[0] in b"]}":
             depth -= 1
 
 

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from redflag_core.encoding import (
     MAX_DEPTH,
     MAX_INTEGER,
+    MAX_ITEMS,
     b64decode,
     b64encode,
     b64url_decode,
     b64url_encode,
+    check_storable,
     dump_json,
     hex_decode,
     parse_json,
+    storable,
 )
 from redflag_core.errors import MalformedError, TooLargeError
 
@@ -78,6 +81,15 @@ def test_lenient_base64_is_refused(text):
 def test_lenient_base64url_is_refused(text):
     """The last character has one form: a token text cannot be changed without changing its bytes."""
     with pytest.raises(MalformedError):
+        b64url_decode(text)
+
+
+@pytest.mark.parametrize("text", ["Q*Q=", "Q Q=", "Q"])
+def test_junk_is_not_called_another_spelling(text):
+    """The message tells which of the two it is."""
+    with pytest.raises(MalformedError, match=r"^not base64$"):
+        b64decode(text)
+    with pytest.raises(MalformedError, match=r"^not base64url$"):
         b64url_decode(text)
 
 
@@ -200,6 +212,7 @@ def test_equal_keys_are_malformed(data):
 def test_escaped_text_is_read():
     """Escapes of characters that any database can hold are fine, a pair of surrogates among them."""
     assert ["a", "\u20ac", "\U0001f600", "\t"] == read(b'["\\u0061","\\u20ac","\\ud83d\\ude00","\\t"]')
+    assert {"a": [1, None, True]} == read(b'{"\\u0061":[1,null,true]}')
 
 
 def test_the_bound_of_the_size_is_exact():
@@ -252,6 +265,46 @@ def test_width_is_not_nesting():
     assert read(b"[" + wide + b"," + b"[" * (MAX_DEPTH - 1) + b"]" * MAX_DEPTH)
     with pytest.raises(MalformedError, match="nested deeper"):
         read(b"[" + wide + b"," + b"[" * MAX_DEPTH + b"]" * (MAX_DEPTH + 1))
+
+
+def test_nesting_goes_on_behind_what_was_closed():
+    """One step back is one level, and a text is none."""
+    too_deep = MAX_DEPTH + 1
+    for data in (b"[" * 20 + b"[]," + b"[" * (too_deep - 20) + b"]" * too_deep, b'["x",' * too_deep):
+        with pytest.raises(MalformedError, match="nested deeper"):
+            read(data)
+
+
+@pytest.mark.parametrize("item, values", [(b"1", 1), (b"[]", 2), (b"{}", 2)])
+def test_the_number_of_values_is_bounded(item, values):
+    """A small document of very many values would burn the processor; the longest report has fewer."""
+    most = MAX_ITEMS // values
+    longest = b"[" + b",".join([item] * most) + b"]"
+
+    assert most == len(parse_json(longest, max_bytes=len(longest)))
+    with pytest.raises(MalformedError, match="more than 500000 items"):
+        parse_json(longest[:-1] + b"," + item + b"]", max_bytes=2 * len(longest))
+
+
+# Texts for databases
+
+
+@pytest.mark.parametrize("text", ["abcde", "\u20aca", "\U0001f600", "';--"])
+def test_a_text_of_few_bytes_is_storable(text):
+    """Its bytes in UTF-8 are counted, and what they say does not matter."""
+    check_storable(text, "the name", max_bytes=len(text.encode()))
+    with pytest.raises(TooLargeError, match=f"^the name is longer than {len(text.encode()) - 1} bytes$"):
+        check_storable(text, "the name", max_bytes=len(text.encode()) - 1)
+
+
+@pytest.mark.parametrize("text", ["\x00", "a\x00b", "\ud800", "a\udfff"])
+def test_what_no_database_keeps_is_refused_or_replaced(text):
+    """U+0000 and lone surrogates."""
+    with pytest.raises(MalformedError, match=r"^the name holds U\+0000"):
+        check_storable(text, "the name", max_bytes=100)
+    check_storable(storable(text), "the name", max_bytes=100)
+    assert "\ufffd" in storable(text)
+    assert "abc\u20ac" == storable("abc\u20ac")
 
 
 def test_a_hostile_document_costs_linear_time():

@@ -77,6 +77,9 @@ WRITTEN_DOWN = {
         "CHANGING": "packages.upgrade",
         "BYPASSING": "agent.heartbeat command.cancel",
     },
+    "codec": {
+        "MAX_MESSAGE": 300,
+    },
     "encoding": {
         "MAX_DEPTH": 32,
         "MAX_INTEGER": 9_007_199_254_740_991,
