@@ -165,12 +165,15 @@ async def _row(session: AsyncSession, name: RateClass, owner: UUID) -> RateLimit
 async def _record(
     runtime: Runtime, session: AsyncSession, visible: Scope, row: RateLimit, change: dict[str, str | None]
 ) -> None:
-    removed = change["after"] is None
-    told = "was removed" if removed else f"is now {change['after']}"
+    kind = "rate_limit.set"
+    told = f"is now {change['after']}"
+    if change["after"] is None:
+        kind = "rate_limit.removed"
+        told = "was removed"
     await record(
         session,
         at=runtime.clock.now(),
-        kind="rate_limit.removed" if removed else "rate_limit.set",
+        kind=kind,
         actor=visible.caller.actor,
         message=f'The rate limit "{row.rate_class}" {told}: {change["reason"]}',
         organization_id=row.organization_id,

@@ -214,7 +214,8 @@ def test_endpoints_are_those_of_the_application(tmp_path):
 def test_limits_are_those_of_the_settings(tmp_path):
     """The table of request limits has the numbers of the settings."""
     settings = Settings(data=tmp_path)
-    policies = (settings.agent_limit, settings.address_limit, settings.register_limit, settings.sign_in_limit)
+    names = ("agent", "address", "register", "sign_in", "operator")
+    policies = [getattr(settings, f"{name}_limit") for name in names]
 
     expected = [(f"{policy.count} a minute", str(policy.burst)) for policy in policies]
 
