@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from redflag_core import codec
-from redflag_core.encoding import b64url_encode
+from redflag_core.encoding import b64url_encode, dump_json
 from redflag_core.enrolment import (
     ACCESS_TOKEN_SECONDS,
     MAX_ADDRESSES,
@@ -138,7 +138,9 @@ def test_a_token_without_its_prefix_or_end_says_what_to_do():
     with pytest.raises(MalformedError):
         parse_registration_token(TOKEN.text()[:-5])
     with pytest.raises(MalformedError, match="copy it whole"):
-        parse_registration_token("rfreg1." + "A" * 5000)
+        parse_registration_token("rfreg1." + "A" * 4090)
+    with pytest.raises(MalformedError, match="base64"):
+        parse_registration_token("rfreg1." + "A" * 4089)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,23 @@ def test_a_token_pins_a_certificate_a_ca_or_nothing(tls):
     token = attrs.evolve(TOKEN, tls=tls)
 
     assert token == parse_registration_token(token.text())
+
+
+def test_a_token_without_a_pin_trusts_the_authorities_of_the_system():
+    """The field may be left out."""
+    body = codec.unstructure(TOKEN)
+    del body["tls"]
+
+    assert attrs.evolve(TOKEN, tls=None) == parse_registration_token("rfreg1." + b64url_encode(dump_json(body)))
+
+
+def test_half_a_credential_says_what_is_missing():
+    """Whoever copied only the id sees how the whole looks."""
+    for text in (ID, SECRET, f"x{ID}.{SECRET}"):
+        with pytest.raises(MalformedError, match=r"must be <id>\.<secret>"):
+            parse_credential(text)
+    with pytest.raises(MalformedError, match="base64url"):
+        parse_credential(f"{ID}.{SECRET}.{SECRET}")
 
 
 def test_a_credential_is_an_id_and_a_secret():
@@ -557,3 +576,10 @@ def test_a_check_in_is_held_no_longer_than_the_agent_waits(asked, jitter):
 def test_between_two_long_polls_there_is_a_second_at_most(jitter):
     """What is ordered meanwhile still starts within a second or so."""
     assert next_poll(jitter=jitter) in (0, 1)
+
+
+def test_half_of_the_long_polls_follow_at_once():
+    """The ends of those that are held are spread by a fifth."""
+    assert [0, 0, 1, 1] == [next_poll(jitter=jitter) for jitter in (0.0, 0.49, 0.5, 0.99)]
+    assert [50.0, 45.0] == [hold_seconds(50, jitter=jitter) for jitter in (0.0, 0.5)]
+    assert 1 == next_check_in(base=1, jitter=0.0) == next_check_in(base=0, jitter=0.0)

@@ -243,6 +243,13 @@ def test_placeholder_uuids_are_known_in_both_byte_orders():
     assert len(known) == 12
 
 
+def test_no_placeholder_changes_unnoticed():
+    """With another list, machines that are on record show other evidence."""
+    listed = hashlib.sha256("\n".join(sorted(PLACEHOLDERS)).encode()).hexdigest()
+
+    assert "46810ad0c907fccabf031506507cc7eddfa5505ae46cb64d70ccb5dc44616fee" == listed
+
+
 def test_placeholders_are_in_the_form_they_are_looked_up_in():
     """An entry with upper case or double blanks would never match."""
     assert {" ".join(entry.casefold().split()) for entry in PLACEHOLDERS} == PLACEHOLDERS
@@ -301,6 +308,7 @@ def test_a_container_is_marked_and_keeps_its_machine_id():
     shown = evidence(container=True)
 
     assert shown.container
+    assert not evidence().container
     assert evidence().machine_id == shown.machine_id
 
 

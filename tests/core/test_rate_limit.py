@@ -156,6 +156,38 @@ def test_a_number_out_of_bounds_is_refused_with_the_accepted_form(text):
     assert ACCEPTED_FORM in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "name,most,others",
+    [
+        ("count", MAX_COUNT, {"period_seconds": MAX_PERIOD, "burst": 1}),
+        ("period_seconds", MAX_PERIOD, {"count": 1, "burst": 1}),
+        ("burst", MAX_COUNT, {"count": 1, "period_seconds": 1}),
+    ],
+)
+def test_a_number_is_within_its_bounds(name, most, others):
+    """They are inclusive, and the message says which number it was."""
+    what = name.replace("_", " in ")
+    for value in (1, most):
+        assert value == getattr(RateLimitPolicy(**{name: value}, **others), name)
+    for value in (0, most + 1):
+        with pytest.raises(PolicyError, match=f"^the {what} of a rate limit is 1 to {most}:"):
+            RateLimitPolicy(**{name: value}, **others)
+
+
+def test_the_highest_rate_is_accepted():
+    """A thousand a second, over any period."""
+    assert ["1000/second", "2000/2 seconds"] == [str(parse(text)) for text in ("1000/second", "2000/2 seconds")]
+    with pytest.raises(PolicyError, match="at most 1000 requests a second"):
+        parse("2001/2 seconds")
+
+
+def test_the_longest_text_is_read():
+    """Blanks count too."""
+    assert POLICY == parse("60/minute burst 20".ljust(MAX_TEXT))
+    with pytest.raises(PolicyError, match="this is not a rate limit"):
+        parse("60/minute burst 20".ljust(MAX_TEXT + 1))
+
+
 @given(st.text() | st.text("0123456789/ minutehodaysbrc", max_size=30))
 def test_any_text_is_a_policy_or_a_policy_error(text):
     """No input does anything else."""
@@ -405,6 +437,14 @@ def test_a_clock_that_was_set_back_does_not_lock_a_key(set_back):
     decisions = run(POLICY, [0, 0, 1.0], tat=NOW + 20, now=NOW - set_back)
 
     assert [True, False, True] == [decision.allowed for decision in decisions]
+
+
+def test_what_a_clock_step_may_have_made_is_waited_off():
+    """To the second; only what is later than that is not believed."""
+    latest = NOW + POLICY.burst + CLOCK_STEP
+
+    assert (latest, False) == (step(latest, NOW, POLICY)[0], step(latest, NOW, POLICY)[1].allowed)
+    assert step(latest + 0.25, NOW, POLICY)[1].allowed
 
 
 def test_a_smaller_policy_does_not_lock_a_key():

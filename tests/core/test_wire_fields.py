@@ -82,6 +82,10 @@ DOCUMENTS = {
         "v=version server=uuid iat=moment organizations=count root=hash n=range:1:9007199254740991"
     ),
     "checkpoints.HeadEvidence": "v=version index=count",
+    "machine.MachineEvidence": (
+        "machine_id=binding smbios_uuid=binding? board_serial=binding? disk_serial=binding?"
+    ),
+    "enrolment.RegistrationToken": "v=version id=uuid server=uuid root_fp=hash",
     "approval_files.ApprovalItem": "agent_id=uuid hostname=line:253 machine_binding=binding type=command",
     "approval_files.ApprovalRequest": (
         "v=version server=uuid root_fp=hash organization=line:64 organization_name=line:256"
