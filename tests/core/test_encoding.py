@@ -84,13 +84,20 @@ def test_lenient_base64url_is_refused(text):
         b64url_decode(text)
 
 
-@pytest.mark.parametrize("text", ["Q*Q=", "Q Q=", "Q"])
-def test_junk_is_not_called_another_spelling(text):
+@pytest.mark.parametrize("junk", ["*", " ", "\n"])
+def test_junk_is_not_called_another_spelling(junk):
     """The message tells which of the two it is."""
     with pytest.raises(MalformedError, match=r"^not base64$"):
-        b64decode(text)
+        b64decode(f"QQ{junk}==")
     with pytest.raises(MalformedError, match=r"^not base64url$"):
-        b64url_decode(text)
+        b64url_decode(f"QQ{3 * junk}")
+
+
+def test_base64url_has_no_padding():
+    """And keeps every other last character."""
+    assert ["", "QQ", "QUI", "AAAX", "AAA-", "AAA_"] == [
+        b64url_encode(data) for data in (b"", b"A", b"AB", b"\0\0\x17", b"\0\0>", b"\0\0?")
+    ]
 
 
 @pytest.mark.parametrize("value", [None, 5, b"QQ==", ["QQ=="]])

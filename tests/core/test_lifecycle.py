@@ -43,9 +43,10 @@ def test_an_agent_is_offline_after_three_missed_check_ins(seconds, expected):
     assert expected is presence(last_seen=START, next_due=START + timedelta(seconds=60), now=now)
 
 
-def test_an_agent_that_never_checked_in_is_neither_online_nor_offline():
+@pytest.mark.parametrize("last_seen, next_due", [(None, None), (START, None), (None, START)])
+def test_an_agent_that_never_checked_in_is_neither_online_nor_offline(last_seen, next_due):
     """Registered but silent is told apart from gone."""
-    assert Presence.NEVER is presence(last_seen=None, next_due=None, now=START)
+    assert Presence.NEVER is presence(last_seen=last_seen, next_due=next_due, now=START)
 
 
 @pytest.mark.parametrize("pause, expected", [(0, 60), (1, 60), (60, 60), (75, 75), (51, 60)])
