@@ -49,8 +49,8 @@ def _plain(address: str) -> str:
     """
     An address by its own name, which is short.
 
-    An IPv4 client of a listener for both families arrives as a mapped IPv6 address. The zone of an IPv6 address means
-    something to the host that wrote it only, and may be of any length (RFC 4007, section 11).
+    An IPv4 client of a listener for both families arrives as a mapped IPv6 address. The zone of an IPv6 address
+    means something to the host that wrote it only, and may be of any length (RFC 4007, section 11).
     """
     address = address.partition("%")[0]
     if not _is_address(address):
