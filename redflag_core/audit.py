@@ -337,20 +337,14 @@ class _Ahead:
     has_place: bool
 
 
-@attrs.define
 class _Reader:
     """Reads a history once: where it is, and what it needs to know to name a fault."""
 
-    start: AuditState
-    heads: list[AuditHead]
-    frontier: Frontier = attrs.field(init=False)
-    last_hash: str = attrs.field(init=False)
-    last: AuditEntry | None = None
-    proven: int = attrs.field(init=False)
-    purged: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        self.frontier, self.last_hash, self.proven = self.start.frontier, self.start.last, self.start.size
+    def __init__(self, start: AuditState, heads: list[AuditHead]) -> None:
+        self.start, self.heads = start, heads
+        self.frontier, self.last_hash, self.proven = start.frontier, start.last, start.size
+        self.last: AuditEntry | None = None
+        self.purged = 0
 
     @property
     def position(self) -> int:

@@ -157,7 +157,7 @@ def parse_json(data: bytes, *, max_bytes: int) -> JsonValue:
         value: JsonValue = _DECODER.decode(text)
     except MalformedError:
         raise
-    except (ValueError, RecursionError):
+    except ValueError:
         raise MalformedError("not a JSON document in UTF-8") from None
     if "\\u" in text:  # unescaped, neither gets past the decoders
         _refuse_unstorable(value)
@@ -168,11 +168,11 @@ def _refuse_deep(data: bytes) -> None:
     """Bound the nesting before the recursive parser sees it."""
     depth = 0
     for match in _BRACKETS.finditer(data):
-        if match[0] in b"[{":
+        if match[0] in {b"[", b"{"}:
             depth += 1
             if depth > MAX_DEPTH:
                 raise MalformedError(f"nested deeper than {MAX_DEPTH} levels")
-        elif match[0] in b"]}":
+        elif match[0] in {b"]", b"}"}:
             depth -= 1
 
 

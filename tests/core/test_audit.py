@@ -272,7 +272,7 @@ def test_a_part_is_proven_by_a_head_though_its_start_is_not_trusted():
         check(ENTRIES[5:], [END.head], start=lie)
 
 
-@pytest.mark.parametrize("head", [head_at(3, OTHER), head_at(4)], ids=["another organization", "before the start"])
+@pytest.mark.parametrize("head", [head_at(6, OTHER), head_at(4)], ids=["another organization", "before the start"])
 def test_a_head_that_says_nothing_about_these_entries_is_a_mistake(head):
     """Of the caller: it would be passed over otherwise."""
     with pytest.raises(ValueError, match="another organization, or of a time before"):
@@ -731,6 +731,27 @@ def test_a_line_that_cannot_be_read_is_named(at):
     assert (at + 1, Fault.EDITED) == fault_of(parse_entries(lines))
     if at > 1:
         assert (1, Fault.MISSING) == fault_of(parse_entries(lines[1:]))
+
+
+@pytest.mark.parametrize(
+    "entries, expected",
+    [
+        ([*ENTRIES[:3], attrs.evolve(ENTRIES[3], payload="{}"), *ENTRIES[4:]], "entry 4 is not what was recorded"),
+        ([*ENTRIES[:3], *ENTRIES[4:]], "entry 4 is missing"),
+        ([*ENTRIES[:3], forged(ENTRIES[3], payload="{}"), *ENTRIES[3:]],
+         "what stands in the place of entry 4 was inserted"),
+        ([*ENTRIES[:3], ENTRIES[4], ENTRIES[3], *ENTRIES[5:]], "entry 4 stands in another place"),
+        (ENTRIES[:3], "entry 4 is missing: there must be 12, and nothing follows"),
+        (parse_entries([*map(dump_entry, ENTRIES[:3]), b"{"]),
+         "entry 4 is not what was recorded: not a JSON document in UTF-8"),
+    ],
+)  # fmt: skip
+def test_the_message_says_what_happened_to_which_entry(entries, expected):
+    """And what is known beyond that."""
+    with pytest.raises(HistoryError) as caught:
+        check(entries, [END.head])
+
+    assert expected == caught.value.message
 
 
 # The committed known answers
