@@ -213,6 +213,10 @@ async def test_wrong_usage_ends_with_2(data, arguments):
         ("operator-key", "add", "eA==", "--name", "alice", "--organization", "Default"),
         ("operator-key", "list"),
         ("operator-key", "revoke", "alice"),
+        ("jobs", "list"),
+        ("jobs", "retry", "00000000-0000-0000-0000-000000000001"),
+        ("jobs", "discard", "00000000-0000-0000-0000-000000000001"),
+        ("tick",),
     ],
 )
 @pytest.mark.parametrize("exists", [False, True])
