@@ -101,7 +101,7 @@ def _reason(error: BaseException, kind: Any) -> str:
 def _converter() -> "Converter":
     from cattrs import Converter  # noqa: PLC0415  (import on first use)
 
-    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+    converter = Converter(forbid_extra_keys=True)
     # By class, not by predicate: cattrs asks its own coercing hooks of these classes first.
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(int, _exactly)
@@ -164,17 +164,16 @@ def _each(items: Iterable[tuple[int | str, Any]], hook: Hook, kind: Any) -> Iter
 
 def _exactly(value: Any, cls: type[T]) -> T:
     if type(value) is not cls:
-        raise TypeError(cls)
+        raise TypeError
     return value
 
 
-def _text(value: Any, cls: type[T]) -> T | str:
+def _text(value: Any, cls: type[T]) -> T:
     """A text, or the member of a StrEnum: cattrs takes the hook of a class for its subclasses too."""
-    text = _exactly(value, str)
-    return text if cls is str else cls(text)  # type: ignore[call-arg]
+    return cls(_exactly(value, str))  # type: ignore[call-arg]
 
 
 def _number(value: Any, _cls: type[float]) -> float:
     if type(value) not in (int, float):
-        raise TypeError(float)
+        raise TypeError
     return float(value)

@@ -466,8 +466,34 @@ def test_a_head_at_the_start_must_be_that_of_the_start():
     """Before anything is read."""
     lie = attrs.evolve(head_at(5), root="ab" * 32)
 
-    with pytest.raises(RewrittenError, match="up to entry 5"):
+    with pytest.raises(RewrittenError) as caught:
         check([], [lie], start=history(5)[1])
+    assert caught.value.message == (
+        "the history up to entry 5 is not the one that was signed: "
+        "something after entry 5 was changed, and everything from there on written anew"
+    )
+
+
+def test_what_follows_shows_who_was_edited_only_if_it_follows():
+    """The last entry below a head was made anew, and the one behind it is gone."""
+    entries = [*ENTRIES[:4], forged(ENTRIES[4], payload="{}"), *ENTRIES[6:]]
+
+    with pytest.raises(RewrittenError):
+        check(entries, [head_at(5)])
+
+
+def test_an_edited_entry_in_another_place_was_inserted():
+    """It would fit nowhere."""
+    edited = attrs.evolve(ENTRIES[4], payload="{}")
+
+    assert (3, Fault.INSERTED) == fault_of([*ENTRIES[:2], edited, *ENTRIES[2:4], *ENTRIES[5:]])
+
+
+def test_a_spoilt_copy_says_nothing_against_the_entry_before_it():
+    """Only one whose hash is right speaks for itself."""
+    spoilt = attrs.evolve(ENTRIES[2], hash="ab" * 32)
+
+    assert (4, Fault.MISSING) == fault_of([*ENTRIES[:3], spoilt, *ENTRIES[4:]])
 
 
 # Anything

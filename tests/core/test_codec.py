@@ -188,6 +188,51 @@ def test_the_message_is_one_short_printable_line():
     assert codec.MAX_MESSAGE == len(message)
 
 
+@attrs.frozen
+class Others:
+    """Kinds that few messages have."""
+
+    pair: tuple[int, str] | None = None
+    inners: dict[str, Inner] = attrs.field(factory=dict)
+    by_number: dict[int, str] = attrs.field(factory=dict)
+
+
+def test_an_object_is_given_up_at_its_first_bad_item():
+    """Whatever kind its items are."""
+    bad = {"a": {"number": 1}} | {str(number): 5 for number in range(1000)}
+
+    assert Others(inners={"a": Inner(1)}) == codec.structure(Others, {"inners": {"a": {"number": 1}}})
+    assert "invalid value for type, expected Inner @ $.inners['0']" == refusal({"inners": bad}, Others)
+    assert "invalid value for type, expected str @ $.names['0']" == refusal({**LEAST, "names": bad | {"a": "x"}})
+
+
+def test_each_place_of_a_pair_has_its_kind():
+    """Only lists of any length have one for all; and keys that are numbers are not made of texts."""
+    assert Others((1, "a")) == codec.structure(Others, {"pair": [1, "a"]})
+    assert "$.pair" in refusal({"pair": [1, 2]}, Others)
+    assert "$.by_number" in refusal({"by_number": {"1": "a"}}, Others)
+
+
+def test_several_reasons_are_one_sentence():
+    """Each with its place."""
+    message = refusal({"name": 5, "flag": 1})
+
+    assert ["$.name", "$.flag"] == [reason.rpartition(" ")[2] for reason in message.split("; ")]
+
+
+@attrs.frozen
+class Wordless:
+    """Refuses without a word."""
+
+    def __attrs_post_init__(self):
+        raise ValueError
+
+
+def test_a_refusal_without_a_word_has_a_message():
+    """A validator of somebody else may give none."""
+    assert "invalid @ $" == refusal({}, Wordless)
+
+
 def test_a_list_is_given_up_at_its_first_bad_item():
     """A million bad items cost no more than one: the message names the first, and nothing is collected."""
     message = refusal({**LEAST, "many": [{"number": 1}] + [5] * 1_000_000})

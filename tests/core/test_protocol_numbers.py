@@ -189,6 +189,11 @@ WRITTEN_DOWN = {
         "DECIDABLE": "approved available deferred excluded failed kept_back needs_confirmation rolled_back",
     },
     "rate_limit": {
+        "ACCEPTED_FORM": 'write it as "60/minute burst 20", "5/10 minutes" or "100/hour"',
+        "SCOPED_FORM": (
+            'write it as "60/minute per agent, burst 20" or "100/hour per key"; '
+            "it can be per agent, address, organization or key"
+        ),
         "MAX_COUNT": 1_000_000,
         "MAX_PERIOD": 31_622_400,
         "MAX_PER_SECOND": 1000,

@@ -295,6 +295,7 @@ def test_limits_do_not_share_a_count():
     assert len(keys) == len(set(keys))
     assert "agent:10/second:a" == keys[0] == parse_scoped("10/second per agent, burst 3").key("a")
     assert "each:10/second:b" == keys[-1]
+    assert ScopedPolicy(POLICY) == ScopedPolicy(POLICY, None)
 
 
 # Keys of stores
@@ -320,7 +321,7 @@ def test_any_storable_text_is_a_key(key):
 )
 def test_a_key_that_some_store_cannot_keep_is_refused_by_all(key, error):
     """Clearly, and before any database sees it."""
-    with pytest.raises(error):
+    with pytest.raises(error, match=r"^the key of a rate limit "):
         check_key(key)
 
 
@@ -339,7 +340,7 @@ def test_a_burst_passes_and_the_next_is_told_when():
 
     assert [True] * 20 + [False] * 2 == [decision.allowed for decision in decisions]
     assert [*range(19, -1, -1), 0, 0] == [decision.remaining for decision in decisions]
-    assert [1.0, 1.0] == [decision.retry_after for decision in decisions[20:]]
+    assert [0.0] * 20 + [1.0] * 2 == [decision.retry_after for decision in decisions]
     assert [20.0, 20.0] == [decision.reset_after for decision in decisions[20:]]
 
 
@@ -474,6 +475,15 @@ def test_an_allowed_request_is_told_its_policy_and_what_is_left():
         "RateLimit-Policy": '"agent";q=60;w=60',
         "RateLimit": '"agent";r=19;t=1',
     } == headers(decision, "agent")
+
+
+def test_the_next_request_is_earned_after_one_interval():
+    """However many are left."""
+    decisions = run(RateLimitPolicy(5, 600, 5), [0, 0, 0.5])
+
+    assert ['"x";r=4;t=120', '"x";r=3;t=120', '"x";r=2;t=120'] == [
+        headers(decision, "x")["RateLimit"] for decision in decisions
+    ]
 
 
 def test_a_refused_request_is_told_when_to_come_back():
