@@ -81,7 +81,7 @@ def _bounds(data: bytes) -> tuple[int, int]:
     start, size = 2, data[1]
     if size & 0x80:
         start = 2 + (size & 0x7F)
-        size = int.from_bytes(data[2:start], "big")
+        size = int.from_bytes(data[2:start])
     if start + size > len(data):
         raise IndexError
     return start, size

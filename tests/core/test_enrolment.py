@@ -304,7 +304,7 @@ def test_the_secret_that_is_due_moves_the_chain_on():
     verdict, chain = judge()
 
     assert RefreshVerdict.ADVANCE == verdict
-    assert RefreshChain(b"3", b"2", 3, NOW + REFRESH_SECONDS) == chain
+    assert RefreshChain(b"3", b"2", 3, NOW + REFRESH_SECONDS, None) == chain
 
 
 def test_the_same_pair_again_is_a_lost_answer():
