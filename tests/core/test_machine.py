@@ -113,6 +113,13 @@ def test_evidence_shows_no_raw_id():
         assert secret not in shown
 
 
+def test_a_machine_may_show_nothing():
+    """A reader leaves out what it cannot read."""
+    nothing = dict.fromkeys(("machine_id", "smbios_uuid", "board_serial", "disk_serial", "boot_id"))
+
+    assert RawMachine(**nothing, container=False) == RawMachine()
+
+
 # One spelling
 
 
