@@ -178,7 +178,7 @@ async def test_a_server_killed_after_the_answer_learns_what_became_of_it(place: 
     assert ("completed", [first]) == (place.state(first), place.machine.starts)
 
 
-@pytest.mark.parametrize("kind", ["accepted", "completed"])
+@pytest.mark.parametrize("kind", ["accepted", pytest.param("completed", marks=pytest.mark.full)])
 async def test_a_server_killed_before_it_said_that_it_has_a_statement_has_it_once(place: Place, kind: str):
     """The agent sends it again, as it must: the fact is the same."""
     with place.serving() as process:
@@ -251,6 +251,7 @@ async def test_waiting_agents_do_not_hold_up_the_end_of_the_server(place: Place)
     assert took < 5
 
 
+@pytest.mark.full
 async def test_many_waiting_agents_leave_room_for_everybody_else(place: Place):
     """Eighty check-ins are held open, and operators are answered as if there were none."""
     with place.serving():

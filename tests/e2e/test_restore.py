@@ -443,6 +443,7 @@ async def bring(parts: Any, *names: str, number: int) -> None:
     await parts.delivery().round()
 
 
+@pytest.mark.full
 async def test_the_real_agent_waits_and_goes_on(tmp_path: Path):
     """It is told to wait, loses nothing, and brings its newest inventory; twice from the same file."""
     clock, data, machine = FrozenClock(), tmp_path / "server", FakeMachine()
@@ -550,6 +551,7 @@ def api(data: Path, port: int) -> Iterator[Any]:
 
 
 @needs_apt
+@pytest.mark.full
 def test_processes_that_are_killed_restored_and_started_again(tmp_path: Path, apt_bed: AptBed):
     """The whole story with the commands that people type: back up, lose the server, restore, twice."""
     data, port, file, agent_data = tmp_path / "server", free_port(), tmp_path / "backup.tar", tmp_path / "agent"

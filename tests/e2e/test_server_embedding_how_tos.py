@@ -21,7 +21,9 @@ def write_files(host: str, directory: Path, port: int) -> None:
         (directory / name[1]).write_text(block.replace("8000", str(port)))
 
 
-@pytest.mark.parametrize("host", PAGES)
+@pytest.mark.parametrize(
+    "host", [host if host == "litestar" else pytest.param(host, marks=pytest.mark.full) for host in PAGES]
+)
 def test_an_agent_registers_and_checks_in_through_the_host_of_the_page(host: str, tmp_path: Path):
     """The files of the page, granian, and `redflag agent`: it is in the fleet, and the host answers."""
     port = free_port()

@@ -149,8 +149,8 @@ async def running(
         limited: Keep the rate limits of a real server.
         changes: Settings.
     """
-    if clock is None and CURRENT.place.template is None and not data.exists():
-        shutil.copytree(await _founded(), data)
+    if clock is None and CURRENT.place.template is None:
+        _begin_with(await _founded(), data)
     limits: dict[str, Any] = (
         {} if limited else dict.fromkeys(("agent_limit", "register_limit", "operator_limit"), NO_LIMIT)
     )
@@ -175,6 +175,11 @@ async def _founded() -> Path:
         await runtime.database.close()
         _FOUNDED[process] = folder / "data"
     return _FOUNDED[process]
+
+
+def _begin_with(founded: Path, data: Path) -> None:
+    if not data.exists():
+        shutil.copytree(founded, data)
 
 
 @asynccontextmanager

@@ -1217,7 +1217,12 @@ async def _fail_restores(tmp_path, two, clock, fault, points):
             [Point("write", 4), Point("pwrite64", 20), Point("rename", 1), Point("rename", 3)],
             [0, 0, 0, 1],
         ),
-        ("EIO", [Point("fsync", 3), Point("fdatasync", 3), Point("fsync", 12), Point("rename", 5)], [0, 0, 1, 1]),
+        pytest.param(
+            "EIO",
+            [Point("fsync", 3), Point("fdatasync", 3), Point("fsync", 12), Point("rename", 5)],
+            [0, 0, 1, 1],
+            marks=pytest.mark.full,
+        ),
     ],
 )
 async def test_a_disk_that_fails_a_restore_is_a_sentence(tmp_path, two, clock, fault, points, outcomes):
