@@ -28,7 +28,7 @@ PASSWORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]
 )
 """Words without spaces and quotes; the ends make sure that they are in no surrounding text."""
 WORDS = """apt-get ended with 100: the package lists of web-01 are damaged (see /var/log/apt/term.log), retry=3 5
-https://deb.debian.org/debian libssl3 3.0.15-1~deb12u1 key 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd"""
+https://deb.example.org/debian libssl3 3.0.15-1~deb12u1 key 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd"""
 PLAIN = st.lists(st.sampled_from(WORDS.split()), max_size=12).map(" ".join)
 CALLED = ["password", "PGPASSWORD", "db_passwd", "token", "refresh-token", "client_secret", "api_key", "X-Api-Key",
           "apikey", "private_key", "seed", "credentials", "session_id", "Cookie", "Set-Cookie", "Authorization",
