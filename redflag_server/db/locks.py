@@ -26,6 +26,8 @@ class Lock(IntEnum):
     """Whether there is an owner."""
     MACHINE = 4
     """Whose a machine id is."""
+    RIGHTS = 5
+    """What the role that serves may do."""
 
 
 async def take(session: AsyncSession, lock: Lock, what: str = "") -> None:

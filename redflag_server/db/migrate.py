@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from redflag_core.errors import ConfigurationError
 from redflag_server.db.engine import Database
+from redflag_server.db.locks import Lock, take
 from redflag_server.db.tables import metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -54,6 +55,7 @@ async def grant(database: Database, role: str) -> None:
         DatabaseError: There is no such role.
     """
     async with database.write() as session:
+        await take(session, Lock.RIGHTS)  # PostgreSQL refuses one of two that change the rights of a table at once
         quoted = session.get_bind().dialect.identifier_preparer.quote_identifier(role)
         schema = (await session.scalars(text("SELECT quote_ident(current_schema())"))).one()
         await session.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}"))
