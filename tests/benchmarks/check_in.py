@@ -45,6 +45,7 @@ from redflag_server.settings import Settings
 from redflag_server.start import open_runtime
 from tests.beds.postgres import running_server
 from tests.helpers.fleet import Machine, Signed
+from tests.helpers.server import NO_LIMIT
 
 AGENTS = 400
 ROUNDS = 5
@@ -302,7 +303,11 @@ def _serve(what: str, port: int, data: str, url: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         authority = f"http://127.0.0.1:{port}"
         settings = Settings(
-            data=Path(data or directory), port=port, public_urls=(authority,), postgresql=url or None
+            data=Path(data or directory),
+            port=port,
+            public_urls=(authority,),
+            postgresql=url or None,
+            address_limit=NO_LIMIT,
         )
         app = (
             _floor_app() if what == "floor" else create_app(settings, clock=SystemClock(), entropy=SystemEntropy())
